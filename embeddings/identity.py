@@ -1,0 +1,77 @@
+"""Content hashes of many files, remembered so that a resume reads no audio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from embeddings.files import content_hash, write_atomically
+
+__all__ = ["HashCache"]
+
+_COLUMNS = ("path", "size_bytes", "mtime_ns", "recording")
+
+
+class HashCache:
+    """Content hash by (path, size, mtime_ns), kept in one Arrow file.
+
+    The file is a cache in the strict sense: missing or damaged, it is made anew from the audio.
+    `rehash=True` distrusts what is there and reads every file again.
+    """
+
+    def __init__(self, path: Path | None, *, rehash: bool = False) -> None:
+        self._path = path
+        self._known: dict[tuple[str, int, int], str] = {} if path is None or rehash else _load(path)
+
+    def hash_all(
+        self, paths: Sequence[Path], *, threads: int = 4, on_done: Callable[[int], None] | None = None
+    ) -> dict[Path, str | OSError]:
+        """Hash every path; an unreadable one maps to its OSError. Writes the cache when something was read."""
+        results: dict[Path, str | OSError] = {}
+        n_read_before = len(self._known)
+        with ThreadPoolExecutor(threads) as pool:
+            for path, result in zip(paths, pool.map(self._hash_one, paths), strict=True):
+                results[path] = result
+                if on_done is not None:
+                    on_done(1)
+        if len(self._known) != n_read_before:
+            self._save()
+        return results
+
+    def _hash_one(self, path: Path) -> str | OSError:
+        try:
+            status = path.stat()
+            key = (str(path), status.st_size, status.st_mtime_ns)
+            known = self._known.get(key)
+            if known is None:
+                known = self._known[key] = content_hash(path)
+            return known
+        except OSError as error:
+            return error
+
+    def _save(self) -> None:
+        import pyarrow as pa
+
+        if self._path is None:
+            return
+        rows = [(*key, value) for key, value in self._known.items()]
+        table = pa.table({name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)})
+
+        def write(temporary: Path) -> None:
+            with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+
+        write_atomically(self._path, write)
+
+
+def _load(path: Path) -> dict[tuple[str, int, int], str]:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as source:
+            columns = pa.ipc.open_file(source).read_all().to_pydict()
+        names, sizes, times, hashes = (columns[name] for name in _COLUMNS)
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return {}
+    return {(n, s, t): h for n, s, t, h in zip(names, sizes, times, hashes, strict=True)}
