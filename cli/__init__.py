@@ -1,0 +1,1 @@
+"""The three commands, and the experiments that need both stages."""

@@ -1,0 +1,1 @@
+"""The ground floor: catalogue, contract, store, extraction and neighbours. Imports neither stage."""

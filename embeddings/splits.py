@@ -50,8 +50,10 @@ def make_split(
 
     Recordings that share a `source` or a xeno-canto id stay on one side. A label with fewer than two such groups
     goes into both sides ("both"): it can be trained, and scoring will say that nothing unheard is left of it.
+    Recordings without a primary label belong to no side.
     Raises InputError when `valid_fold` is not among the folds of the table.
     """
+    recordings = [r for r in recordings if r.primary_label]
     if everything:
         return Split("all", seed, "", {r.recording: "train" for r in recordings})
     if valid_fold:

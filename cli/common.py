@@ -1,0 +1,158 @@
+"""What the three commands share: errors in plain words, progress, options, summaries. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from embeddings.contract import Backbone
+    from embeddings.store import Store
+
+__all__ = [
+    "DeviceOption",
+    "DryRunOption",
+    "JsonOption",
+    "console",
+    "load_named_backbones",
+    "make_app",
+    "print_names",
+    "progress",
+    "run",
+    "say_licences",
+    "store_backbones",
+    "write_summary",
+]
+
+_SHOWN_NAMES = 20
+
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON to this file.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+
+
+def make_app(summary: str) -> typer.Typer:
+    """A command line whose help comes at once and whose errors are sentences."""
+    return typer.Typer(help=summary, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command line. Exit codes: 0 done, 1 done with something quarantined or failed, 2 wrong usage."""
+    from embeddings.errors import CisticolaError
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except CisticolaError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was finished is kept, and the same command goes on from there.\n")
+        sys.exit(130)
+
+
+def console() -> Console:
+    """Where tables and summaries go; as wide as the terminal, or 120 columns when there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar with rate and time left; yields a function that advances it. Silent when nobody watches."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    watched = Console(stderr=True)
+    with Progress(*columns, console=watched, disable=not watched.is_terminal) as bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def advance(n: int) -> None:
+            bar.update(task, advance=n)
+            if speed := bar.tasks[0].speed:
+                bar.update(task, rate=f"{speed:,.1f} {unit}/s")
+
+        yield advance
+
+
+def print_names(heading: str, names: list[str]) -> None:
+    """A heading with every name below it, the first twenty on the screen."""
+    if not names:
+        return
+    out = console()
+    out.print(f"{heading} ({len(names)}):")
+    for name in names[:_SHOWN_NAMES]:
+        out.print(f"  {name}", markup=False)
+    if len(names) > _SHOWN_NAMES:
+        out.print(f"  ... and {len(names) - _SHOWN_NAMES} more; --json FILE lists all")
+
+
+def write_summary(path: Path | None, summary: dict[str, Any]) -> None:
+    """Write a command's summary where `--json` asked for it."""
+    from embeddings.files import write_json
+
+    if path is not None:
+        write_json(path, summary)
+
+
+def load_named_backbones(references: list[str], device: str) -> list[Backbone]:
+    """Load `FOLDER`, a frozen backbone's name, or `NAME=` either, which names the block."""
+    from stage1_backbones.registry import load_backbone
+
+    from embeddings.errors import InputError
+
+    loaded = []
+    for reference in references:
+        name, separator, place = reference.partition("=")
+        backbone = load_backbone(place if separator else reference, device=device)
+        if separator:
+            if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
+                raise InputError(f"{name!r} cannot name a block; use letters, digits, '_', '-' and '.'.")
+            backbone.name = name
+        loaded.append(backbone)
+    say_licences(loaded)
+    return loaded
+
+
+def store_backbones(store: Store, blocks: list[str] | None, device: str) -> list[Backbone]:
+    """The backbones that made a store's blocks, from the store's own copies."""
+    from stage1_backbones.registry import load_backbone
+
+    loaded = []
+    for block in store.choose_blocks(blocks):
+        backbone = load_backbone(store.backbone_path(block), device=device)
+        backbone.name = block.name
+        loaded.append(backbone)
+    return loaded
+
+
+def say_licences(backbones: list[Backbone]) -> None:
+    """Tell whoever runs the command under which terms a frozen network's weights stand."""
+    for backbone in backbones:
+        if notice := getattr(backbone, "licence_notice", ""):
+            sys.stderr.write(f"{backbone.name}: {notice}\n")

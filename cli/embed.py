@@ -1,0 +1,324 @@
+"""`embed`: recordings into a store of embeddings, and questions to that store that need no head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import (
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    console,
+    load_named_backbones,
+    make_app,
+    print_names,
+    progress,
+    run,
+    store_backbones,
+    write_summary,
+)
+
+if TYPE_CHECKING:
+    from embeddings.contract import Backbone
+    from embeddings.recordings import Catalogue
+    from embeddings.splits import Split
+    from embeddings.store import Store
+
+app = make_app("Embed recordings once, into a store; then inspect, check and search it.")
+
+StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
+BlocksOption = Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")]
+
+
+@app.command()
+def extract(
+    source: Annotated[Path, typer.Argument(help="A train_metadata.csv, a .txt list, a folder, or an audio file.")],
+    backbone: Annotated[
+        list[str], typer.Option(help="A trained folder, birdnet or logmel_stats; NAME=... names the block.")
+    ],
+    out: Annotated[Path, typer.Option(help="The store: a new folder, or one to go on with.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
+    ] = None,
+    label_folders: Annotated[bool, typer.Option(help="A folder's subfolders are primary labels.")] = False,
+    hop_s: Annotated[float | None, typer.Option(help="Seconds from window to window. Default 5.")] = None,
+    last: Annotated[str | None, typer.Option(help="The last window: shift (default), pad or drop.")] = None,
+    dtype: Annotated[str, typer.Option(help="Numbers on disk: float16 or float32.")] = "float16",
+    seed: Annotated[int | None, typer.Option(help="Seed of the split. Default: the backbones' own, or 0.")] = None,
+    valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
+    mix_splits: Annotated[bool, typer.Option(help="Allow backbones that were trained on different splits.")] = False,
+    link_backbones: Annotated[bool, typer.Option(help="Refer to the backbones instead of copying them.")] = False,
+    retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined files again.")] = False,
+    rehash: Annotated[bool, typer.Option(help="Read every file again instead of trusting size and time.")] = False,
+    device: DeviceOption = "auto",
+    json_path: JsonOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Embed every window of every recording. Run it again after a crash: it goes on where it stopped."""
+    from embeddings.catalogue_sources import read_catalogue
+    from embeddings.extract import extract as run_extraction
+    from embeddings.identity import HashCache
+    from embeddings.store import Store
+    from embeddings.windows import WindowPlan
+
+    store = Store(out) if (out / "store.json").is_file() else None
+    cache_path = out / "hashes.arrow" if not dry_run else None
+    backbones = load_named_backbones(backbone, device)
+    catalogue = read_catalogue(
+        source, audio=audio, label_folders=label_folders, cache=HashCache(cache_path, rehash=rehash)
+    )
+    split, sides = _sides(catalogue, backbones, store, seed, valid_fold, mix_splits)
+    catalogue = catalogue.with_splits(sides)
+
+    if store is not None:
+        _require_same_plan(store, hop_s, last)
+        plan = store.plan
+    else:
+        plan = WindowPlan(backbones[0].window_s, hop_s or 5.0, last or "shift")
+    if dry_run:
+        n_there = len(store.embedded & {r.recording for r in catalogue}) if store else 0
+        console().print(
+            f"Would embed {len(catalogue) - n_there} of {len(catalogue)} recordings with "
+            f"{', '.join(b.name for b in backbones)} into {out}, a window every {plan.hop_s:g} s."
+        )
+        print_names("To mend", list(catalogue.problems))
+        return
+    if store is None:
+        store = Store.create(out, backbones, plan, dtype=dtype, split=split, link=link_backbones)
+    with progress("embedding", len(catalogue) + len(catalogue.rejected), "recordings") as advance:
+        summary = run_extraction(
+            catalogue,
+            backbones,
+            store,
+            _decoder(),
+            engine="torch",
+            retry_quarantined=retry_quarantined,
+            link_backbones=link_backbones,
+            on_progress=lambda n_recordings, audio_s: advance(n_recordings),
+        )
+    out_console = console()
+    out_console.print(
+        f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of audio "
+        f"in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
+    )
+    if not catalogue.n_labelled:
+        out_console.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
+    print_names("To mend", summary.problems)
+    print_names("Flagged", [f"{name}: {', '.join(flags)}" for name, flags in summary.flagged.items()])
+    print_names("Quarantined", [f"{name}: {reason}" for name, reason in summary.quarantined.items()])
+    out_console.print(f"Store: {out} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
+    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
+    if summary.interrupted:
+        out_console.print("Interrupted. What is sealed stays; the same command goes on from there.")
+        raise typer.Exit(130)
+    if summary.quarantined:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(store_path: StoreArgument, json_path: JsonOption = None) -> None:
+    """What a store holds: recordings, windows, blocks, labels, splits, flags, quarantine."""
+    from collections import Counter
+
+    from rich.table import Table
+
+    from embeddings.shards import FLAGS, shard_metadata
+    from embeddings.store import Store
+
+    store = Store(store_path)
+    embedded = store.embedded
+    recordings = [r for r in store.catalogue if r.recording in embedded]
+    splits = Counter(r.split or "none" for r in recordings)
+    bad = store.quarantine.files()
+    bytes_on_disk = sum(p.stat().st_size for p in store.path.rglob("*.arrow"))
+    facts: dict[str, Any] = {
+        "store": str(store.path),
+        "recordings": len(recordings),
+        "windows": store.n_rows,
+        "windows_plan": store.plan.to_json(),
+        "dtype": store.dtype,
+        "shards": len(store.shards),
+        "bytes": bytes_on_disk,
+        "blocks": [
+            {
+                "name": b.name,
+                "dim": b.dim,
+                "fingerprint": b.fingerprint.digest,
+                "shards_missing": len(store.missing_shards(b.name)),
+            }
+            for b in store.blocks.values()
+        ],
+        "labels": dict(Counter(r.primary_label for r in recordings if r.primary_label).most_common()),
+        "split": {**store.split_settings, "recordings": dict(splits)},
+        "flags": {flag: int(getattr(store.rows, flag).sum()) for flag in FLAGS},
+        "quarantined": {entry.path: entry.reason for entry in bad},
+        "provenance": shard_metadata(store.row_path(store.shards[0])) if store.shards else {},
+    }
+    write_summary(json_path, facts)
+    table = Table(title=str(store.path), show_header=False, title_justify="left")
+    names = store.catalogue.names()
+    common = [f"{names[label][1] or label} {n}" for label, n in facts["labels"].items()]
+    table.add_row("recordings", f"{len(recordings)}, {sum(1 for r in recordings if r.primary_label)} labelled")
+    table.add_row(
+        "windows", f"{store.n_rows} of {store.plan.window_s:g} s every {store.plan.hop_s:g} s, last: {store.plan.last}"
+    )
+    for b in facts["blocks"]:
+        missing = f", {b['shards_missing']} shards missing" if b["shards_missing"] else ""
+        table.add_row(f"block {b['name']}", f"{b['dim']} numbers, fingerprint {b['fingerprint'][:12]}{missing}")
+    table.add_row("on disk", f"{bytes_on_disk / 1e6:.1f} MB in {len(store.shards)} shards, {store.dtype}")
+    table.add_row(
+        "split", ", ".join(f"{side} {n}" for side, n in sorted(splits.items())) + f" ({store.split_settings['kind']})"
+    )
+    table.add_row("labels", f"{len(common)}: " + ", ".join(common[:12]) + (" ..." if len(common) > 12 else ""))
+    table.add_row("flagged windows", ", ".join(f"{flag} {n}" for flag, n in facts["flags"].items()))
+    table.add_row("quarantined", str(len(bad)))
+    if facts["provenance"]:
+        versions = ", ".join(f"{k} {v}" for k, v in facts["provenance"]["versions"].items())
+        table.add_row("made by", f"{versions}; engine {facts['provenance']['engine']}")
+    console().print(table)
+    print_names("Quarantined", [f"{entry.path}: {entry.reason} ({entry.when})" for entry in bad])
+    print_names("Torn shards", list(store.torn.values()))
+
+
+@app.command()
+def verify(store_path: StoreArgument, json_path: JsonOption = None) -> None:
+    """Read the whole store: checksums, counts, fingerprints, backbones. Exit code 1 when something is damaged."""
+    from embeddings.store import Store
+    from embeddings.verify import verify_store
+
+    store = Store(store_path)
+    with progress("verifying", len(store.shards), "shards") as advance:
+        report = verify_store(store, on_shard=advance)
+    write_summary(json_path, {**vars(report), "ok": report.ok})
+    print_names("Damage", report.problems)
+    print_names("Notes", report.notes)
+    verdict = "sound" if report.ok else "DAMAGED"
+    console().print(
+        f"{store.path} is {verdict}: {report.n_recordings} recordings, {report.n_rows} windows, {report.n_shards} shards read."
+    )
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    store_path: StoreArgument,
+    audio: Annotated[Path, typer.Argument(help="The query: an audio file; each of its windows asks.")],
+    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
+    blocks: BlocksOption = None,
+    exclude_own: Annotated[bool, typer.Option(help="Leave out the query's own recording.")] = False,
+    one_per_recording: Annotated[bool, typer.Option(help="Only the best window of each recording.")] = False,
+    device: DeviceOption = "auto",
+    json_path: JsonOption = None,
+) -> None:
+    """Find the stored windows most similar to a recording, exactly."""
+    from rich.table import Table
+
+    from embeddings.errors import InputError
+    from embeddings.extract import embed_file
+    from embeddings.files import content_hash
+    from embeddings.neighbours import NeighbourSearch
+    from embeddings.store import Store
+
+    if not audio.is_file():
+        raise InputError(f"{audio} is not a file. Give the audio file whose like you look for.")
+    store = Store(store_path)
+    chosen = blocks.split(",") if blocks else None
+    searcher = NeighbourSearch(store, chosen)
+    query_rows, query = embed_file(audio, store_backbones(store, chosen, device), store.plan, _decoder())
+    own = [content_hash(audio)] if exclude_own else []
+    found = searcher.search(query, k, exclude=own, one_per_recording=one_per_recording)
+
+    table = Table(title=f"Most similar to {audio.name}", title_justify="left")
+    for heading in ("rank", "similarity", "label", "common name", "recording", "from", "to", "query from"):
+        table.add_column(heading, justify="right" if heading in {"rank", "similarity", "from", "to"} else "left")
+    results = []
+    for rank, neighbour in enumerate(found, start=1):
+        recording = store.catalogue.recordings[store.place_of_row[neighbour.row]]
+        start_s, end_s = float(store.rows.start_s[neighbour.row]), float(store.rows.end_s[neighbour.row])
+        query_start_s = float(query_rows.start_s[neighbour.query_window])
+        results.append(
+            {
+                "rank": rank,
+                "similarity": neighbour.similarity,
+                "recording": recording.recording,
+                "filename": recording.filename,
+                "path": str(recording.path),
+                "start_s": start_s,
+                "end_s": end_s,
+                "primary_label": recording.primary_label,
+                "secondary_labels": list(recording.secondary_labels),
+                "scientific_name": recording.scientific_name,
+                "common_name": recording.common_name,
+                "split": recording.split,
+                "query_start_s": query_start_s,
+            }
+        )
+        table.add_row(
+            str(rank),
+            f"{neighbour.similarity:.3f}",
+            recording.primary_label,
+            recording.common_name,
+            recording.filename,
+            f"{start_s:.1f} s",
+            f"{end_s:.1f} s",
+            f"{query_start_s:.1f} s",
+        )
+    console().print(table)
+    write_summary(
+        json_path, {"query": str(audio), "blocks": [name for name, _ in searcher.reader.blocks], "neighbours": results}
+    )
+
+
+def _decoder() -> Any:
+    from stage1_backbones.audio import stream_windows
+
+    return stream_windows
+
+
+def _sides(
+    catalogue: Catalogue,
+    backbones: list[Backbone],
+    store: Store | None,
+    seed: int | None,
+    valid_fold: str,
+    mix_splits: bool,
+) -> tuple[Split, dict[str, str]]:
+    """The side of every recording: the backbones' word first, then the store's, then a split made now."""
+    from embeddings.splits import join_splits, make_split
+
+    trained = {b.name: b.split for b in backbones if getattr(b, "split", None) is not None}
+    first = next(iter(trained.values()), None)
+    if first is not None and seed is None and not valid_fold:
+        made = make_split(
+            catalogue.recordings,
+            seed=first.seed,
+            valid_fold=first.valid_fold if any(r.fold == first.valid_fold for r in catalogue) else "",
+        )
+    else:
+        made = make_split(catalogue.recordings, seed=seed or 0, valid_fold=valid_fold)
+    sides = dict(made.assignments)
+    if store is not None:
+        sides.update({r.recording: r.split for r in store.catalogue if r.split})
+    sides.update(join_splits(trained, mixed=mix_splits))
+    return first or made, sides
+
+
+def _require_same_plan(store: Store, hop_s: float | None, last: str | None) -> None:
+    from embeddings.errors import InputError
+
+    for option, asked, there in (("--hop-s", hop_s, store.plan.hop_s), ("--last", last, store.plan.last)):
+        if asked is not None and asked != there:
+            raise InputError(f"{store.path} was made with {option} {there}, not {asked}. Extract into a new store.")
+
+
+def main() -> None:
+    """Entry point of `embed`."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

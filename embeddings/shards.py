@@ -1,0 +1,159 @@
+"""One sealed Arrow file: rows or vectors with a checksum inside, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embeddings.errors import StoreError
+from embeddings.files import write_atomically
+
+__all__ = [
+    "FLAGS",
+    "RowTable",
+    "check_shard",
+    "read_rows",
+    "read_vectors",
+    "shard_metadata",
+    "write_rows",
+    "write_vectors",
+]
+
+FLAGS = ("silent", "repeated", "partial")
+_CHECKSUM = b"sha256"
+_METADATA = b"cisticola"
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """Rows of the index, one per window, as parallel arrays.
+
+    recording  (n,) content hashes          start_s, end_s  (n,) float64, seconds
+    rms_dbfs   (n,) float32                 silent, repeated, partial  (n,) bool
+    """
+
+    recording: np.ndarray
+    start_s: np.ndarray
+    end_s: np.ndarray
+    rms_dbfs: np.ndarray
+    silent: np.ndarray
+    repeated: np.ndarray
+    partial: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.recording)
+
+    def take(self, rows: np.ndarray) -> RowTable:
+        """The rows with these numbers, in this order."""
+        return RowTable(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def concatenated(cls, tables: Sequence[RowTable]) -> RowTable:
+        if not tables:
+            tables = [cls.empty()]
+        return cls(*(np.concatenate([getattr(t, f.name) for t in tables]) for f in fields(cls)))
+
+    @classmethod
+    def empty(cls) -> RowTable:
+        numbers = [np.zeros(0, dtype) for dtype in (np.float64, np.float64, np.float32, bool, bool, bool)]
+        return cls(np.zeros(0, object), *numbers)
+
+
+def write_rows(path: Path, rows: RowTable, metadata: Mapping[str, Any]) -> None:
+    """Seal the rows of a shard. Its presence is what makes the shard's vectors part of the store."""
+    arrays = {
+        f.name: pa.array(getattr(rows, f.name)).dictionary_encode()
+        if f.name == "recording"
+        else pa.array(getattr(rows, f.name))
+        for f in fields(rows)
+    }
+    _write(path, pa.record_batch(arrays), _digest_of_rows(rows), metadata)
+
+
+def read_rows(path: Path) -> RowTable:
+    """Read a sealed row shard. Raises StoreError when it is torn."""
+    batch = _open(path)
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    return RowTable(
+        recording=columns["recording"].dictionary_decode().to_numpy(zero_copy_only=False),
+        **{f.name: columns[f.name].to_numpy(zero_copy_only=False) for f in fields(RowTable) if f.name != "recording"},
+    )
+
+
+def write_vectors(path: Path, vectors: np.ndarray, metadata: Mapping[str, Any]) -> None:
+    """Seal the vectors (n, dim) of one block, float16 or float32, row for row beside the shard's rows."""
+    vectors = np.ascontiguousarray(vectors)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    _write(path, pa.record_batch({"embedding": column}), _digest(vectors), metadata)
+
+
+def read_vectors(path: Path) -> np.ndarray:
+    """Map a sealed vector shard: (n, dim), read from the disk as it is touched. Raises StoreError when it is torn."""
+    column = _open(path).column("embedding")
+    return column.values.to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+
+
+def shard_metadata(path: Path) -> dict[str, Any]:
+    """The provenance that was sealed into a shard."""
+    return json.loads(_open(path).schema.metadata[_METADATA])
+
+
+def check_shard(path: Path) -> str:
+    """Read the whole shard and compare its checksum. Returns "" or what is wrong with it."""
+    try:
+        batch = _open(path)
+        stored = batch.schema.metadata[_CHECKSUM].decode()
+        if "embedding" in batch.schema.names:
+            vectors = read_vectors(path)
+            if not np.isfinite(vectors).all():
+                return "holds values that are not finite"
+            found = _digest(vectors)
+        else:
+            found = _digest_of_rows(read_rows(path))
+    except StoreError as error:
+        return str(error)
+    return "" if found == stored else "its checksum does not match its content"
+
+
+def _write(path: Path, batch: pa.RecordBatch, checksum: str, metadata: Mapping[str, Any]) -> None:
+    batch = batch.replace_schema_metadata({_CHECKSUM: checksum, _METADATA: json.dumps(metadata)})
+
+    def write(temporary: Path) -> None:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+    write_atomically(path, write)
+
+
+def _open(path: Path) -> pa.RecordBatch:
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            if reader.num_record_batches != 1:
+                raise StoreError(f"{path} is torn: {reader.num_record_batches} record batches, 1 expected.")
+            batch = reader.get_batch(0)
+        batch.validate(full=False)
+        return batch
+    except FileNotFoundError:
+        raise StoreError(f"{path} is missing.") from None
+    except (OSError, pa.ArrowInvalid, pa.ArrowException) as error:
+        raise StoreError(f"{path} is torn: {error}") from None
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array).hexdigest()
+
+
+def _digest_of_rows(rows: RowTable) -> str:
+    digest = hashlib.sha256("\n".join(rows.recording).encode())
+    for f in fields(rows):
+        if f.name != "recording":
+            digest.update(np.ascontiguousarray(getattr(rows, f.name)))
+    return digest.hexdigest()

@@ -1,0 +1,258 @@
+"""Vectors on disk: a folder of sealed shards, a catalogue, and copies of the backbones that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from embeddings.contract import Backbone, Fingerprint, Heard
+from embeddings.errors import InputError, StoreError
+from embeddings.files import read_json, replace_folder, write_json
+from embeddings.quarantine import Quarantine
+from embeddings.recordings import Catalogue, Recording, load_catalogue, save_catalogue
+from embeddings.shards import RowTable, read_rows, read_vectors
+from embeddings.splits import Split
+from embeddings.windows import WindowPlan
+
+__all__ = ["Block", "Store", "StoreReader"]
+
+FORMAT = "cisticola-store-1"
+DTYPES = ("float16", "float32")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One backbone's vectors in a store. `backbone` is where the backbone lies, relative to the store or absolute."""
+
+    name: str
+    dim: int
+    fingerprint: Fingerprint
+    backbone: str
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Block:
+        return cls(value["name"], value["dim"], Fingerprint(value["fingerprint"]), value["backbone"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "dim": self.dim,
+            "fingerprint": dict(self.fingerprint.fields),
+            "backbone": self.backbone,
+        }
+
+
+class Store:
+    """A store opened for reading, or for appending through `ShardWriter`.
+
+    Rows are numbered in the order of the catalogue, then of time, whatever order they were written in; so a resumed
+    store reads like an uninterrupted one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing store. Raises StoreError when there is none or it is damaged."""
+        self.path = Path(path)
+        if not (self.path / "store.json").is_file():
+            raise StoreError(
+                f"{self.path} is not a store (no store.json). Make one with: embed extract ... --out {path}"
+            )
+        header = read_json(self.path / "store.json", what="store description")
+        if header.get("format") != FORMAT:
+            raise StoreError(
+                f"{self.path} has format {header.get('format')!r}; this version reads {FORMAT!r}. "
+                f"Extract it again, or use the version of Cisticola that made it."
+            )
+        try:
+            self.plan = WindowPlan(**header["windows"])
+            self.dtype = header["dtype"]
+            self.blocks = {b["name"]: Block.from_json(b) for b in header["blocks"]}
+            self.split_settings: dict[str, Any] = header["split"]
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{self.path / 'store.json'} lacks {error}. It was edited or cut short.") from None
+        self.quarantine = Quarantine(self.path / "quarantine", uuid4().hex[:12])
+        self.reload()
+
+    @classmethod
+    def create(
+        cls, path: Path, backbones: Sequence[Backbone], plan: WindowPlan, *, dtype: str, split: Split, link: bool
+    ) -> Store:
+        """Make an empty store for these blocks, with a copy of (or a link to) each backbone."""
+        if dtype not in DTYPES:
+            raise InputError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not a store. Name an empty or a new folder with --out.")
+        blocks = [cls._keep_backbone(path, backbone, link) for backbone in backbones]
+        save_catalogue(path / "catalogue.arrow", [])
+        cls._write_header(
+            path, plan, dtype, blocks, {"kind": split.kind, "seed": split.seed, "valid_fold": split.valid_fold}
+        )
+        return cls(path)
+
+    def reload(self) -> None:
+        """Read the catalogue and the row index again, to see what other writers have sealed since."""
+        self.catalogue: Catalogue = load_catalogue(self.path / "catalogue.arrow")
+        self.shards: list[str] = []
+        self.torn: dict[str, str] = {}  # shards whose rows cannot be read: their recordings count as not embedded
+        tables = []
+        for shard in sorted(p.stem for p in (self.path / "rows").glob("*.arrow")):
+            try:
+                tables.append(read_rows(self.row_path(shard)))
+                self.shards.append(shard)
+            except StoreError as error:
+                self.torn[shard] = str(error)
+        everything = RowTable.concatenated(tables)
+        shard_of = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
+        offset_in = np.concatenate([np.arange(len(t)) for t in tables]) if tables else np.zeros(0, np.int64)
+
+        # The place in the catalogue orders rows; a recording sealed twice by racing writers counts once.
+        place = np.array([self._place(r) for r in everything.recording], dtype=np.int64)
+        home = _first_shard(place, shard_of)
+        keep = np.flatnonzero((place >= 0) & (shard_of == home[place])) if len(place) else place
+        order = keep[np.lexsort((everything.start_s[keep], place[keep]))]
+        self.n_duplicate_rows = int((place >= 0).sum() - len(keep))
+        self.rows: RowTable = everything.take(order)
+        self.place_of_row: np.ndarray = place[order]
+        self._shard_of_row: np.ndarray = shard_of[order]
+        self._offset_of_row: np.ndarray = offset_in[order]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def embedded(self) -> set[str]:
+        """Content hashes of the recordings whose rows are sealed."""
+        return {self.catalogue.recordings[i].recording for i in np.unique(self.place_of_row)}
+
+    def row_path(self, shard: str) -> Path:
+        return self.path / "rows" / f"{shard}.arrow"
+
+    def vector_path(self, block: str, shard: str) -> Path:
+        return self.path / "blocks" / block / f"{shard}.arrow"
+
+    def missing_shards(self, block: str) -> list[str]:
+        """Sealed shards that have no vectors of this block yet."""
+        return [shard for shard in self.shards if not self.vector_path(block, shard).is_file()]
+
+    def choose_blocks(self, names: Iterable[str] | None = None) -> list[Block]:
+        """The named blocks in that order; all of them when None. Raises InputError for an unknown name."""
+        chosen = list(names) if names is not None else list(self.blocks)
+        unknown = [name for name in chosen if name not in self.blocks]
+        if unknown:
+            raise InputError(f"{self.path} has no block {', '.join(unknown)}; it has {', '.join(self.blocks)}.")
+        if len(set(chosen)) != len(chosen):
+            raise InputError(f"a block is named twice in {', '.join(chosen)}.")
+        return [self.blocks[name] for name in chosen]
+
+    def reader(self, names: Iterable[str] | None = None) -> StoreReader:
+        """Fused embeddings of the named blocks (default: all), side by side in that order."""
+        return StoreReader(self, self.choose_blocks(names))
+
+    def backbone_path(self, block: Block) -> Path:
+        """The folder of the backbone that made a block: the store's own copy, or where it is linked."""
+        return self.path / block.backbone if not Path(block.backbone).is_absolute() else Path(block.backbone)
+
+    def heard(self, names: Iterable[str] | None = None) -> Heard:
+        """What the backbones of the named blocks were trained and selected on."""
+        files = [self.backbone_path(block) / "heard.json" for block in self.choose_blocks(names)]
+        return Heard().union(*(Heard.from_json(read_json(f, what="list of heard recordings")) for f in files))
+
+    def add_recordings(self, recordings: Iterable[Recording]) -> None:
+        """Bring recordings into the catalogue, or their labels and splits up to date; rows stay as they are."""
+        self.catalogue = self.catalogue.joined(recordings)
+        save_catalogue(self.path / "catalogue.arrow", self.catalogue.recordings)
+
+    def add_block(self, backbone: Backbone, *, link: bool) -> None:
+        """Declare a further block; its vectors are still to be computed for every sealed shard."""
+        block = self._keep_backbone(self.path, backbone, link)
+        self.blocks[block.name] = block
+        self._write_header(self.path, self.plan, self.dtype, list(self.blocks.values()), self.split_settings)
+
+    @staticmethod
+    def _keep_backbone(path: Path, backbone: Backbone, link: bool) -> Block:
+        place = f"backbones/{backbone.name}"
+        origin = getattr(backbone, "folder", None)
+        if link and origin is not None:
+            place = str(Path(origin).resolve())
+        else:
+            replace_folder(path / place, backbone.save)
+        return Block(backbone.name, backbone.dim, backbone.fingerprint, place)
+
+    @staticmethod
+    def _write_header(path: Path, plan: WindowPlan, dtype: str, blocks: list[Block], split: dict[str, Any]) -> None:
+        header = {"format": FORMAT, "windows": plan.to_json(), "dtype": dtype, "split": split}
+        write_json(path / "store.json", {**header, "blocks": [block.to_json() for block in blocks]})
+
+    def _place(self, recording: str) -> int:
+        return self.catalogue.position(recording) if recording in self.catalogue else -1
+
+
+class StoreReader:
+    """Reads fused embeddings by row number from mapped shards; a `RowReader`.
+
+    >>> reader = Store(path).reader(["efficientnet", "birdnet"])  # doctest: +SKIP
+    >>> reader.read(np.arange(1000)).shape                        # doctest: +SKIP
+    (1000, 2304)
+    """
+
+    def __init__(self, store: Store, blocks: Sequence[Block]) -> None:
+        self.blocks = tuple((block.name, block.fingerprint) for block in blocks)
+        self.dims = tuple(block.dim for block in blocks)
+        self.dim = sum(self.dims)
+        self._store = store
+        self._maps: dict[tuple[int, int], np.ndarray] = {}
+        for block in blocks:
+            if missing := store.missing_shards(block.name):
+                raise StoreError(
+                    f"block {block.name!r} is not complete in {store.path}: {len(missing)} of "
+                    f"{len(store.shards)} shards lack it. Run the `embed extract` that adds it again; it goes on where it stopped."
+                )
+
+    @property
+    def n_rows(self) -> int:
+        return self._store.n_rows
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """rows : (n,) row numbers in any order.  Returns float32 (n, dim), in `out[:n]` when `out` is given."""
+        rows = np.asarray(rows)
+        result = np.empty((len(rows), self.dim), np.float32) if out is None else out[: len(rows)]
+        shard_of = self._store._shard_of_row[rows]
+        offset_in = self._store._offset_of_row[rows]
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            offsets = offset_in[here]
+            target = _as_slice(here)
+            wanted = _as_slice(offsets)
+            start = 0
+            for i, dim in enumerate(self.dims):
+                result[target, start : start + dim] = self._map(i, int(shard))[wanted]
+                start += dim
+        return result
+
+    def _map(self, block: int, shard: int) -> np.ndarray:
+        key = (block, shard)
+        if key not in self._maps:
+            path = self._store.vector_path(self.blocks[block][0], self._store.shards[shard])
+            self._maps[key] = read_vectors(path)
+        return self._maps[key]
+
+
+def _first_shard(place: np.ndarray, shard_of: np.ndarray) -> np.ndarray:
+    """For each place in the catalogue, the first shard that holds rows of it."""
+    home = np.full(int(place.max(initial=-1)) + 1, np.iinfo(np.int64).max)
+    known = place >= 0
+    np.minimum.at(home, place[known], shard_of[known])
+    return home if len(home) else np.zeros(1, np.int64)
+
+
+def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:
+    """Consecutive numbers as a slice, which copies several times faster than a gather."""
+    if len(numbers) and numbers[-1] - numbers[0] == len(numbers) - 1 and bool(np.all(np.diff(numbers) == 1)):
+        return slice(int(numbers[0]), int(numbers[-1]) + 1)
+    return numbers
