@@ -1,0 +1,170 @@
+"""`backbones`: train the networks of stage one, and list those that there are."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import DeviceOption, DryRunOption, JsonOption, console, make_app, print_names, run, write_summary
+
+app = make_app("Train the networks that hear recordings, and list those that there are.")
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="A train_metadata.csv, or a folder with a subfolder per label.")],
+    backbone: Annotated[str, typer.Option(help="efficientnet or vggish_bigru.")],
+    out: Annotated[Path, typer.Option(help="Folder of the backbone; the same command resumes a killed training.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of its block in stores. Default: the kind.")] = "",
+    weights: Annotated[str, typer.Option(help="First weights: auto (ImageNet), none, or a file.")] = "auto",
+    model: Annotated[str, typer.Option(help="efficientnet: any timm EfficientNet.")] = "",
+    width: Annotated[str, typer.Option(help="vggish_bigru: light or original.")] = "",
+    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    crops_per_recording: Annotated[int | None, typer.Option(help="Windows drawn from a recording in an epoch.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
+    mixup_alpha: Annotated[float | None, typer.Option(help="Mixup's Beta(a, a); 0 is off.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better cmAP before stopping.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of everything drawn.")] = 0,
+    valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
+    split: Annotated[str, typer.Option(help="train (8:2 or --valid-fold) or all (everything trains).")] = "train",
+    overwrite: Annotated[bool, typer.Option(help="Throw away what --out holds and train anew.")] = False,
+    device: DeviceOption = "auto",
+    json_path: JsonOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train a backbone; early stopping and the choice of the epoch use an inner slice of the training recordings."""
+    from embeddings.catalogue_sources import read_catalogue
+    from embeddings.errors import InputError
+    from embeddings.identity import HashCache
+    from embeddings.splits import make_split
+    from stage1_backbones.registry import create_network
+
+    if split not in ("train", "all"):
+        raise InputError(f"--split {split} is not known here; choose train or all.")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder.")
+    if (
+        out.is_dir()
+        and any(out.iterdir())
+        and not (out / "settings.json").is_file()
+        and not (out / "hashes.arrow").is_file()
+    ):
+        raise InputError(f"--out {out} holds other files; name an empty or a new folder.")
+    network = _network_settings(backbone, model, width)
+    given = {
+        "epochs": epochs,
+        "crops_per_recording": crops_per_recording,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "mixup_alpha": mixup_alpha,
+        "patience": patience,
+    }
+    settings = _training_settings(backbone, network, weights, seed, given)
+    create_network(backbone, network, 2, weights)  # wrong names and weights are told before any audio is read
+    cache = HashCache(None if dry_run else out / "hashes.arrow")
+    catalogue = read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache)
+    division = make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=split == "all")
+    recordings = [r for r in catalogue if division.assignments.get(r.recording) in ("train", "both")]
+    n_valid = sum(side == "valid" for side in division.assignments.values())
+    labels = {r.primary_label for r in recordings}
+    out_console = console()
+    out_console.print(
+        f"{backbone}: {len(recordings)} recordings of {len(labels)} labels to train on, {n_valid} held out ({division.kind})."
+    )
+    print_names("To mend", [*catalogue.problems, *(f"{r.path}: {r.reason}" for r in catalogue.rejected)])
+    if dry_run:
+        out_console.print(f"Would train for at most {settings.epochs} epochs into {out}.")
+        return
+    summary = _train(recordings, settings, out, division, name, device, overwrite)
+    print_names("Left out", list(summary.problems))
+    out_console.print(
+        f"Backbone: {out} (epoch {summary.best_epoch} of {summary.epochs}, cmAP {summary.best_cmap:.3f} on "
+        f"{summary.n_select} recordings of the inner slice, fitted on {summary.n_fit}; {summary.minutes:.1f} min). "
+        f"Curves: {out / 'curves.png'}"
+    )
+    write_summary(json_path, asdict(summary))
+    if summary.problems:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_kinds() -> None:
+    """The backbones there are, with size and licence."""
+    from rich.table import Table
+
+    from stage1_backbones.registry import list_backbones
+
+    table = Table("name", "numbers", "trained by you", "licence", "what it is")
+    for kind in list_backbones():
+        missing = "" if kind.installed else " (not installed)"
+        table.add_row(
+            kind.name + missing, kind.dim, "yes" if kind.trainable else "no, frozen", kind.licence, kind.summary
+        )
+    console().print(table)
+
+
+def _train(
+    recordings: list[Any], settings: Any, out: Path, division: Any, name: str, device: str, overwrite: bool
+) -> Any:
+    from stage1_backbones.trained import resolve_device
+    from stage1_backbones.training import train as run_training
+    from stage2_heads.metrics import present_cmap
+
+    if overwrite and (out / "settings.json").is_file():
+        for entry in (
+            "settings.json",
+            "backbone.json",
+            "weights.safetensors",
+            "heard.json",
+            "summary.json",
+            "metrics.csv",
+        ):
+            (out / entry).unlink(missing_ok=True)
+        shutil.rmtree(out / "resume", ignore_errors=True)
+    return run_training(
+        recordings,
+        settings,
+        out,
+        split=division,
+        scorer=present_cmap,
+        name=name,
+        device=resolve_device(device),
+        on_epoch=lambda row: console().print(
+            f"  epoch {row['epoch']:3.0f}/{settings.epochs}  loss {row['train_loss']:.4f}  inner slice: "
+            f"loss {row['select_loss']:.4f}  cmAP {row['select_cmap']:.3f}  {row['seconds']:.1f} s"
+        ),
+    )
+
+
+def _network_settings(backbone: str, model: str, width: str) -> dict[str, Any]:
+    from embeddings.errors import InputError
+
+    belongs = {"model": ("efficientnet", model), "width": ("vggish_bigru", width)}
+    for option, (kind, value) in belongs.items():
+        if value and backbone != kind:
+            raise InputError(f"--{option} {value} belongs to --backbone {kind}, not to {backbone}.")
+    return {option: value for option, (_, value) in belongs.items() if value}
+
+
+def _training_settings(backbone: str, network: dict[str, Any], weights: str, seed: int, given: dict[str, Any]) -> Any:
+    from stage1_backbones.training import TrainingSettings
+
+    chosen = {key: value for key, value in given.items() if value is not None}
+    return TrainingSettings(kind=backbone, network=network, weights=weights, seed=seed, **chosen)
+
+
+def main() -> None:
+    """Entry point of `backbones`."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

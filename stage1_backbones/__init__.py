@@ -1,0 +1,1 @@
+"""Stage one: sound into vectors."""

@@ -1,0 +1,92 @@
+"""Stretches of recordings to train on: checked once, kept in memory within a budget, decoded again beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from embeddings.errors import AudioError, CisticolaError
+from embeddings.recordings import Recording
+from embeddings.windows import WindowPlan
+from stage1_backbones.audio import read_audio
+
+__all__ = ["Crops"]
+
+CACHE_BYTES = 1 << 30
+DECODERS = 2
+
+
+class Crops:
+    """Windows anywhere in a set of recordings, at one sample rate.
+
+    Every recording is decoded once at the start, so that a bad file is named before training and not hours into it.
+    `recordings` are those that decode; `problems` name the others.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        rate_hz: int,
+        window_s: float,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        on_decoded: Callable[[int], None] | None = None,
+    ) -> None:
+        self.rate_hz = rate_hz
+        self.window_s = window_s
+        self.n_samples = round(window_s * rate_hz)
+        self.recordings: list[Recording] = []
+        self.durations_s: list[float] = []
+        self.problems: list[str] = []
+        self._kept: list[np.ndarray | None] = []
+        free = cache_bytes
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for start in range(0, len(recordings), 2 * DECODERS):
+                chunk = recordings[start : start + 2 * DECODERS]
+                for recording, result in zip(chunk, pool.map(self._decode, chunk), strict=True):
+                    if on_decoded is not None:
+                        on_decoded(1)
+                    if isinstance(result, str):
+                        self.problems.append(f"{recording.filename or recording.path}: {result}")
+                        continue
+                    self.recordings.append(recording)
+                    self.durations_s.append(len(result) / rate_hz)
+                    keep = result.nbytes <= free
+                    free -= result.nbytes if keep else 0
+                    self._kept.append(result if keep else None)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def random(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        """A window of recording i that starts anywhere it fits: float32 (window_s * rate_hz,)."""
+        return self.at(i, rng.uniform(0.0, max(0.0, self.durations_s[i] - self.window_s)))
+
+    def at(self, i: int, start_s: float) -> np.ndarray:
+        """The window of recording i at `start_s`; a recording shorter than a window is repeated to fill it."""
+        kept = self._kept[i]
+        if kept is None:
+            samples = read_audio(self.recordings[i].path, self.rate_hz, start_s=start_s, duration_s=self.window_s)
+        else:
+            first = round(start_s * self.rate_hz)
+            samples = kept[first : first + self.n_samples]
+        return samples if len(samples) == self.n_samples else np.resize(samples, self.n_samples)
+
+    def fixed(self, most_per_recording: int) -> list[tuple[int, float]]:
+        """(recording, start_s) of windows to judge by: each recording's windows, at most so many, spread evenly."""
+        plan = WindowPlan(window_s=self.window_s, hop_s=self.window_s)
+        places = []
+        for i, duration_s in enumerate(self.durations_s):
+            spans = plan.spans(duration_s)
+            chosen = np.linspace(0, len(spans) - 1, min(most_per_recording, len(spans))).round().astype(int)
+            places += [(i, spans[place].start_s) for place in chosen]
+        return places
+
+    def _decode(self, recording: Recording) -> np.ndarray | str:
+        try:
+            samples = read_audio(recording.path, self.rate_hz)
+        except (CisticolaError, OSError) as error:
+            return str(error)
+        return samples if len(samples) else str(AudioError("decodes to nothing"))

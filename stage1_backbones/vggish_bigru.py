@@ -1,0 +1,102 @@
+"""The audio track: VGGish's convolutions on 0.96 s patches, then a bidirectional GRU over the patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from embeddings.errors import InputError
+from stage1_backbones.network import TrainableNetwork
+from stage1_backbones.spectrogram import VggishFrontEnd, VggishSettings
+
+__all__ = ["WIDTHS", "VggishBigru", "VggishBigruSettings", "create"]
+
+# Channels of each convolution; a tuple is a stage, and a max-pooling ends it.
+WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "light": ((32,), (64,), (128,), (256,)),
+    "original": ((64,), (128,), (256, 256), (512, 512)),
+}
+
+
+@dataclass(frozen=True)
+class VggishBigruSettings:
+    """`width` is "light" or "original" (VGGish's own channels, without its dense layers)."""
+
+    width: str = "light"
+    window_s: float = 5.0
+    patch_dim: int = 128
+    gru_dim: int = 128
+    front_end: VggishSettings = field(default_factory=VggishSettings)
+
+    def __post_init__(self) -> None:
+        if self.width not in WIDTHS:
+            raise InputError(f"--width {self.width} is not known; choose {' or '.join(WIDTHS)}.")
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> VggishBigruSettings:
+        return cls(**{**value, "front_end": VggishSettings(**value.get("front_end", {}))})
+
+
+class VggishBigru(TrainableNetwork):
+    """Log-mel patches -> convolutions -> 1x1 to 128 channels -> average per patch -> BiGRU -> mean over patches.
+
+    Batch normalisation follows each convolution: the original has none, but it was trained on millions of hours, and
+    from scratch on a few hundred recordings it does not start to learn without.
+    """
+
+    kind = "vggish_bigru"
+
+    def __init__(self, settings: VggishBigruSettings, n_labels: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.sample_rate_hz = settings.front_end.sample_rate_hz
+        self.window_s = settings.window_s
+        self.dim = 2 * settings.gru_dim
+        self.front_end = VggishFrontEnd(settings.front_end)
+        layers: list[nn.Module] = [nn.BatchNorm2d(1)]
+        channels = 1
+        for stage in WIDTHS[settings.width]:
+            for width in stage:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        self.shrink = nn.Conv2d(channels, settings.patch_dim, 1)
+        self.gru = nn.GRU(settings.patch_dim, settings.gru_dim, batch_first=True, bidirectional=True)
+        self.classifier = nn.Linear(self.dim, n_labels)
+
+    def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs : (n, n_patches, 96, 64) log-mel.  Returns (n, dim)."""
+        n, n_patches = inputs.shape[:2]
+        patches = inputs.reshape(n * n_patches, 1, *inputs.shape[2:]).contiguous(memory_format=torch.channels_last)
+        maps = torch.relu(self.shrink(self.convolutions(patches)))
+        steps = maps.mean(dim=(2, 3)).reshape(n, n_patches, -1)
+        states, _ = self.gru(steps)
+        return states.mean(dim=1)
+
+    def settings_json(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "width": self.settings.width,
+            "front_end": asdict(self.settings.front_end),
+            "normalisation": "learned, at the input",
+            "pooling": "average per patch, bidirectional GRU, mean over patches",
+        }
+
+
+def create(settings: Mapping[str, Any], n_labels: int, weights: str) -> VggishBigru:
+    """Build the network. weights : "none" or "auto", which mean the same here: nobody publishes any for it."""
+    if weights not in ("none", "auto"):
+        raise InputError(f"--weights {weights}: vggish_bigru starts from random weights; use none or auto.")
+    return VggishBigru(VggishBigruSettings.from_json(settings), n_labels)

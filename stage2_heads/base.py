@@ -1,0 +1,265 @@
+"""What every head is: fitted on labelled windows, asked for scores, saved as a folder without code."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from embeddings.contract import Fingerprint, Heard
+from embeddings.errors import ContractError, InputError
+from stage2_heads.calibration import BELOW_ONE, HEARD, NOTHING, UNHEARD, Calibration, calibration_error, fit_sigmoid
+from stage2_heads.folds import recording_folds
+from stage2_heads.labels import label_names
+from stage2_heads.rows import LabelledRows
+
+__all__ = ["Head", "Progress"]
+
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done, from 0 to 1."""
+
+_CALIBRATION_FOLDS = 3
+_FEWEST_RECORDINGS = 3  # below this nothing can be held out
+_FEWEST_UNHEARD = 20  # below this the sigmoid is fitted on all held-out recordings, heard by a backbone or not
+_CALIBRATION_VALUES = 4_000_000  # two numbers need no more decisions than this
+
+
+class Head(ABC):
+    """Vectors to species.
+
+    Fitted attributes, as in scikit-learn, end in an underscore:
+    labels_            the classes, in the order of the columns of `decision` and `scores`
+    names_             label -> (scientific name, common name), where known
+    blocks_, dims_     (name, Fingerprint) and length of each block, in the order in which X holds them
+    heard_             the recordings that this head was fitted on or selected by (not those of its backbones)
+    calibration_       the sigmoid, and what it was fitted on
+    windows_, secondary_weight_   how weak labels fell on windows, and what secondary labels counted
+    `provenance` is the caller's: plain JSON values that are saved along.
+    """
+
+    kind: ClassVar[str]
+    settings_type: ClassVar[type]
+    default_slope: ClassVar[float] = 1.0
+    needs_calibration: ClassVar[bool] = True
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings = self.settings_type() if settings is None else settings
+        self.provenance: dict[str, Any] = {}
+        self.labels_: tuple[str, ...] = ()
+        self.names_: dict[str, tuple[str, str]] = {}
+        self.blocks_: tuple[tuple[str, Fingerprint], ...] = ()
+        self.dims_: tuple[int, ...] = ()
+        self.heard_ = Heard()
+        self.windows_ = "all"
+        self.secondary_weight_ = 1.0
+        self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
+
+    @property
+    def calibrated_on_(self) -> str:
+        """What the scores' sigmoid was fitted on, as tables say it; "" for a head whose scores have no sigmoid."""
+        return self.calibration_.calibrated_on if self.needs_calibration else ""
+
+    def fit(self, rows: LabelledRows, *, progress: Progress | None = None) -> Self:
+        """Learn from labelled windows, forgetting what was learnt before.
+
+        Raises InputError when there is nothing to learn from.
+        """
+        if rows.n_rows == 0 or not rows.labels:
+            raise InputError(f"{rows.n_rows} windows of {len(rows.labels)} classes: a head needs at least one of each.")
+        self._begin(rows.labels, rows.dims)
+        self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
+        self.blocks_, self.windows_, self.secondary_weight_ = rows.blocks, rows.windows, rows.secondary_weight
+        names = label_names(rows.recordings)
+        self.names_ = {label: names[label] for label in rows.labels if label in names}
+        report = progress or (lambda share: None)
+        # Cross-fitting costs a fit on all but one fold, once a fold.
+        own_share = 1 / _CALIBRATION_FOLDS if self.needs_calibration else 1.0
+        selected = self._learn(rows, lambda share: report(own_share * share))
+        used = np.bincount(rows.recording_of_row, minlength=rows.n_recordings) > 0
+        self.heard_ = Heard(
+            trained_on=frozenset(r.recording for r, u, s in _zip(rows, used, selected) if u and not s),
+            selected_on=frozenset(r.recording for r, u, s in _zip(rows, used, selected) if u and s),
+            xeno_canto_ids=frozenset(
+                r.xeno_canto_id for r, u, _ in _zip(rows, used, selected) if u and r.xeno_canto_id
+            ),
+        )
+        if self.needs_calibration:
+            self.calibration_ = self._cross_fitted(rows, lambda share: report(own_share + (1 - own_share) * share))
+        report(1.0)
+        return self
+
+    def partial_fit(
+        self, X: np.ndarray, Y: np.ndarray, *, classes: Sequence[str] | None = None, heard: Heard | None = None
+    ) -> Self:
+        """Learn a little more, from these rows only.
+
+        X : (n, dim) raw fused vectors;  Y : (n, c) targets in [0, 1]
+        classes  the labels of Y's columns; required the first time, and the same ever after
+        heard    the recordings that these rows come from, so that they are never scored
+        The sigmoid of the scores stays as it is: fit anew to calibrate anew.
+        """
+        X, Y = np.asarray(X), np.asarray(Y, dtype=np.float32)
+        if not self.labels_:
+            if classes is None:
+                raise InputError("the first partial_fit of a head needs classes=, the labels of Y's columns.")
+            if X.ndim != 2 or len(X) == 0:
+                raise InputError(f"X of shape {X.shape}; the first partial_fit needs (n, dim) with at least one row.")
+            self._begin(tuple(classes), (X.shape[1],))
+        elif classes is not None and tuple(classes) != self.labels_:
+            raise InputError(
+                f"classes={list(classes)[:5]}... differ from the {len(self.labels_)} that this head has "
+                f"({', '.join(self.labels_[:5])}, ...). Give the same in the same order, or fit a new head."
+            )
+        X = self._checked(X)
+        if Y.shape != (len(X), len(self.labels_)):
+            raise InputError(f"Y of shape {Y.shape} does not fit {len(X)} rows of {len(self.labels_)} classes.")
+        if not (np.isfinite(Y).all() and (Y >= 0).all() and (Y <= 1).all()):
+            raise InputError("Y must lie between 0 and 1.")
+        if len(X):
+            self._learn_more(X, Y)
+        if heard is not None:
+            self.heard_ = self.heard_.union(heard)
+        return self
+
+    def decision(self, X: np.ndarray) -> np.ndarray:
+        """How strongly each window speaks for each class, on the head's own scale.
+
+        X : (n, dim) raw fused vectors.  Returns float64 (n, c).
+        Raises ContractError when the width differs, InputError when a value is not finite or the head is not fitted.
+        """
+        return self._decide(self._checked(X))
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities, float64 (n, c), finite, in [0, 1). Arguments and errors as for `decision`."""
+        if not self.needs_calibration:
+            return np.clip(self.decision(X), 0.0, BELOW_ONE)
+        return self.calibration_.apply(self.decision(X))
+
+    def save(self, folder: Path) -> None:
+        """Write head.json, head.safetensors and heard.json into `folder`, whole or not at all."""
+        from stage2_heads.head_files import write_head
+
+        write_head(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: Path) -> Head:
+        """Read a head of any kind; the same as `stage2_heads.heads.load_head`."""
+        from stage2_heads.heads import load_head
+
+        return load_head(folder)
+
+    @abstractmethod
+    def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray | None:
+        """Fit parameters. Returns which recordings were only selected by, (n_recordings,) bool, or None."""
+
+    @abstractmethod
+    def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
+        """Go on from the present parameters, or from nothing. X, Y are checked and not empty."""
+
+    @abstractmethod
+    def _decide(self, X: np.ndarray) -> np.ndarray:
+        """Decisions for checked X."""
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Fitted parameters by name."""
+
+    @abstractmethod
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what `_arrays` gave; raise InputError through `required_array` when shapes do not fit."""
+
+    def _begin(self, labels: tuple[str, ...], dims: tuple[int, ...]) -> None:
+        if len(set(labels)) != len(labels):
+            raise InputError(f"{len(labels)} classes, but only {len(set(labels))} different ones.")
+        self.labels_, self.dims_ = tuple(labels), tuple(dims)
+
+    def _checked(self, X: np.ndarray) -> np.ndarray:
+        if not self.labels_:
+            raise InputError(f"this {self.kind} head is not fitted; call fit first.")
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != sum(self.dims_):
+            blocks = " + ".join(f"{n} {d}" for (n, _), d in zip(self.blocks_, self.dims_, strict=False)) or "one block"
+            raise ContractError(
+                f"vectors of shape {X.shape}, but this head was fitted on (n, {sum(self.dims_)}): {blocks}. "
+                "Read the blocks that the head names, in its order."
+            )
+        X = X.astype(np.float32, copy=False)
+        if not np.isfinite(X).all():
+            bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
+            raise InputError(f"{len(bad)} of {len(X)} vectors hold values that are not finite (first: row {bad[0]}).")
+        return X
+
+    def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:
+        """The sigmoid of decisions about recordings that a copy of this head was not fitted on."""
+        if rows.n_recordings < _FEWEST_RECORDINGS:
+            return Calibration(self.default_slope, 0.0, NOTHING)
+        seed = int(getattr(self.settings, "seed", 0))
+        folds = recording_folds(rows, _CALIBRATION_FOLDS, seed)
+        unheard = ~rows.heard_by_backbone
+        on_unheard = int(unheard.sum()) >= _FEWEST_UNHEARD or bool(unheard.all())
+        usable = unheard if on_unheard else np.ones(rows.n_recordings, dtype=bool)
+        values_left = max(1, _CALIBRATION_VALUES // (_CALIBRATION_FOLDS * len(rows.labels)))
+        decisions, targets, n_recordings = [], [], 0
+        for fold in range(_CALIBRATION_FOLDS):
+            fitting, asking = rows.subset(folds != fold), rows.subset((folds == fold) & usable)
+            if fitting.n_rows == 0 or asking.n_rows == 0:
+                continue
+            copy = type(self)(self.settings)
+            copy._begin(rows.labels, rows.dims)
+            start = fold / _CALIBRATION_FOLDS
+            copy._learn(fitting, lambda share, start=start: progress(start + share / _CALIBRATION_FOLDS))
+            known = (fitting.targets > 0).any(axis=0)  # a class without a recording here has nothing to decide by
+            n_recordings += asking.n_recordings
+            for X, Y in asking.sample(values_left, seed).batches(4096):
+                decisions.append(copy.decision(X)[:, known].ravel())
+                targets.append(Y[:, known].ravel().astype(np.float64))
+        if not decisions:
+            return Calibration(self.default_slope, 0.0, NOTHING)
+        every_decision, every_target = np.concatenate(decisions), np.concatenate(targets)
+        fitted = fit_sigmoid(every_decision, every_target)
+        if fitted is None:
+            return Calibration(self.default_slope, 0.0, NOTHING)
+        slope, offset = fitted
+        error = calibration_error(sigmoid_scores(every_decision, slope, offset), every_target)
+        where = UNHEARD if on_unheard else HEARD
+        return Calibration(slope, offset, where, n_recordings, len(every_decision), error)
+
+    def _settings_json(self) -> dict[str, Any]:
+        return asdict(self.settings)
+
+
+def sigmoid_scores(decisions: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Scores that a sigmoid makes of decisions."""
+    return Calibration(slope, offset, UNHEARD).apply(decisions)
+
+
+def required_array(
+    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, ...], dtype: Any
+) -> np.ndarray:
+    """An array of a saved head. shape : None stands for any length.
+
+    Raises InputError when it is missing, has another shape or type, or holds values that are not finite.
+    """
+    array = arrays.get(name)
+    if array is None:
+        raise InputError(f"the head's weights lack {name!r}; they hold {', '.join(sorted(arrays)) or 'nothing'}.")
+    fits = len(array.shape) == len(shape) and all(
+        want is None or have == want for have, want in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype != np.dtype(dtype):
+        raise InputError(
+            f"the head's weights {name!r} are {array.dtype} {array.shape}; {np.dtype(dtype)} {shape} was expected."
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"the head's weights {name!r} hold values that are not finite.")
+    return array
+
+
+def _zip(rows: LabelledRows, used: np.ndarray, selected: np.ndarray | None) -> Any:
+    """(recording, has windows, only selected by) for every recording whose name is known."""
+    chosen = np.zeros(rows.n_recordings, dtype=bool) if selected is None else selected
+    return list(zip(rows.recordings, used, chosen, strict=False))

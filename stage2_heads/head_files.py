@@ -1,0 +1,132 @@
+"""A head as a folder: JSON for what it is, safetensors for its numbers, JSON for what it has heard. No code in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embeddings.contract import Fingerprint, Heard
+from embeddings.errors import InputError
+from embeddings.files import read_json, replace_folder, write_json
+from stage2_heads.base import Head
+from stage2_heads.calibration import Calibration
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
+
+FORMAT = "cisticola-head"
+FORMAT_VERSION = 1
+_DESCRIPTION, _WEIGHTS, _HEARD = "head.json", "head.safetensors", "heard.json"
+
+
+def write_head(head: Head, folder: Path) -> None:
+    """Write a fitted head; the folder is replaced whole, or left as it was."""
+    from safetensors.numpy import save_file
+
+    if not head.labels_:
+        raise InputError(f"this {head.kind} head is not fitted; there is nothing to save.")
+    if folder.exists() and not (folder.is_dir() and ((folder / _DESCRIPTION).exists() or not any(folder.iterdir()))):
+        raise InputError(f"{folder} exists and is not a head; choose another name, nothing was overwritten.")
+
+    def fill(temporary: Path) -> None:
+        save_file(head._arrays(), str(temporary / _WEIGHTS))
+        write_json(temporary / _HEARD, head.heard_.to_json())
+        write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))
+
+    replace_folder(folder, fill)
+
+
+def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
+    """Read what `write_head` wrote. class_of : kind -> class, raising InputError for a kind it does not know.
+
+    Raises InputError when a file is missing, cut short, edited, or of a later version.
+    """
+    description = read_json(folder / _DESCRIPTION, what="head description")
+    if description.get("format") != FORMAT:
+        raise InputError(f"{folder / _DESCRIPTION} is of format {description.get('format')!r}, not {FORMAT!r}.")
+    if description.get("version") != FORMAT_VERSION:
+        raise InputError(
+            f"{folder} is of version {description.get('version')!r}; this Cisticola reads {FORMAT_VERSION}. Update it."
+        )
+    head_type = class_of(str(description.get("kind")))
+    try:
+        head = head_type(head_type.settings_type(**description["settings"]))
+        labels = description["labels"]
+        head._begin(
+            tuple(str(entry["label"]) for entry in labels), tuple(int(block["dim"]) for block in description["blocks"])
+        )
+        head.names_ = {
+            entry["label"]: (entry["scientific_name"], entry["common_name"])
+            for entry in labels
+            if entry["scientific_name"] or entry["common_name"]
+        }
+        head.blocks_ = tuple(
+            (str(block["name"]), Fingerprint(block["fingerprint"]))
+            for block in description["blocks"]
+            if block["fingerprint"] is not None
+        )
+        head.calibration_ = Calibration.from_json(description["calibration"])
+        head.windows_ = str(description["windows"])
+        head.secondary_weight_ = float(description["secondary_weight"])
+        head.provenance = dict(description["provenance"])
+        head.heard_ = Heard.from_json(read_json(folder / _HEARD, what="list of heard recordings"))
+        expected = str(description["weights_sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / _DESCRIPTION} was edited or is incomplete ({type(error).__name__}: {error}). Fit the head anew."
+        ) from None
+    head._restore(_read_weights(folder / _WEIGHTS, expected))
+    return head
+
+
+def _describe(head: Head, weights_sha256: str) -> dict[str, Any]:
+    named = [(name, dict(fingerprint.fields)) for name, fingerprint in head.blocks_]
+    blocks = named or [("", None)] * len(head.dims_)
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "kind": head.kind,
+        "settings": head._settings_json(),
+        "labels": [
+            {
+                "label": label,
+                "scientific_name": head.names_.get(label, ("", ""))[0],
+                "common_name": head.names_.get(label, ("", ""))[1],
+            }
+            for label in head.labels_
+        ],
+        "blocks": [
+            {"name": name, "dim": dim, "fingerprint": fields}
+            for (name, fields), dim in zip(blocks, head.dims_, strict=True)
+        ],
+        "calibration": head.calibration_.to_json(),
+        "calibrated_on": head.calibrated_on_,
+        "windows": head.windows_,
+        "secondary_weight": head.secondary_weight_,
+        "provenance": head.provenance,
+        "weights_sha256": weights_sha256,
+    }
+
+
+def _read_weights(path: Path, expected_sha256: str) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise InputError(f"the head's weights {path} are missing; copy the whole folder, or fit the head anew.")
+    found = _sha256(path)
+    if found != expected_sha256:
+        raise InputError(
+            f"the head's weights {path} were cut short or changed: sha256 {found[:12]}..., "
+            f"head.json says {expected_sha256[:12]}.... Copy the folder again, or fit the head anew."
+        )
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"the head's weights {path} cannot be read: {error}. Fit the head anew.") from None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,259 @@
+"""Labelled windows as heads read them: batches of vectors and targets, out of core, in a repeatable order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from embeddings.contract import Fingerprint, RowReader
+from embeddings.errors import ContractError, InputError
+from stage2_heads.labels import RecordingLabels, class_set, target_matrix
+
+__all__ = ["WINDOW_POLICIES", "ArrayReader", "LabelledRows", "label_rows"]
+
+WINDOW_POLICIES = ("all", "loudest")
+_BLOCK_ROWS = 256  # rows that lie side by side and are read in one go
+_POOL_BYTES = 64 << 20  # vectors among which a shuffled epoch mixes
+
+
+class ArrayReader:
+    """A RowReader over vectors in memory.
+
+    vectors : (n, sum(dims)) float;  dims : length of each block
+    """
+
+    def __init__(self, vectors: np.ndarray, dims: Sequence[int]) -> None:
+        self.dims = tuple(int(d) for d in dims)
+        self._vectors = np.asarray(vectors, dtype=np.float32)
+        if self._vectors.ndim != 2 or self._vectors.shape[1] != sum(self.dims):
+            raise ContractError(f"vectors of shape {self._vectors.shape} do not fit blocks of {self.dims}.")
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._vectors)
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """rows : (n,) int64.  Returns float32 (n, dim), in `out[:n]` when `out` is given."""
+        if out is None:
+            return self._vectors[rows]
+        np.take(self._vectors, rows, axis=0, out=out[: len(rows)], mode="clip")
+        return out[: len(rows)]
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Windows with the targets of their recordings.
+
+    reader             where the vectors are
+    rows               (n,) int64, the reader's row numbers in use
+    recording_of_row   (n,) int32, which recording (a row of `targets`) each window belongs to
+    targets            (n_recordings, n_labels) float32 in [0, 1]
+    labels             the classes, in the order of the targets' columns
+    blocks             (name, Fingerprint) of each block, in order
+    recordings         who they are; fills the head's list of what it has heard, and keeps one source on one side
+    heard_by_backbone  (n_recordings,) bool: a backbone of these blocks was trained or selected on the recording
+    windows            "all", or "loudest" after `loudest()`
+    secondary_weight   the target that secondary labels were given
+    """
+
+    reader: RowReader
+    rows: np.ndarray
+    recording_of_row: np.ndarray
+    targets: np.ndarray
+    labels: tuple[str, ...]
+    blocks: tuple[tuple[str, Fingerprint], ...]
+    recordings: tuple[RecordingLabels, ...] = ()
+    heard_by_backbone: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    windows: str = "all"
+    secondary_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__  # the usual way to normalise a frozen dataclass's own fields
+        set_field(self, "rows", np.asarray(self.rows, dtype=np.int64))
+        set_field(self, "recording_of_row", np.asarray(self.recording_of_row, dtype=np.int32))
+        set_field(self, "targets", np.asarray(self.targets, dtype=np.float32))
+        if len(self.heard_by_backbone) == 0:
+            set_field(self, "heard_by_backbone", np.zeros(self.n_recordings, dtype=bool))
+        n_recordings = self.n_recordings
+        if self.rows.shape != self.recording_of_row.shape or self.rows.ndim != 1:
+            raise InputError(
+                f"{self.rows.shape} rows but {self.recording_of_row.shape} recording codes; give one each."
+            )
+        if self.targets.ndim != 2 or self.targets.shape[1] != len(self.labels):
+            raise InputError(f"targets of shape {self.targets.shape} do not fit {len(self.labels)} labels.")
+        if not (np.isfinite(self.targets).all() and (self.targets >= 0).all() and (self.targets <= 1).all()):
+            raise InputError("targets must lie between 0 and 1.")
+        if len(self.rows) and not 0 <= self.recording_of_row.min() <= self.recording_of_row.max() < n_recordings:
+            raise InputError(
+                f"recording codes run to {self.recording_of_row.max()}, but targets have {n_recordings} rows."
+            )
+        if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < self.reader.n_rows:
+            raise InputError(f"row numbers run to {self.rows.max()}, but the reader has {self.reader.n_rows} rows.")
+        if len(self.blocks) != len(self.reader.dims):
+            raise ContractError(f"{len(self.blocks)} blocks are named, but the reader has {len(self.reader.dims)}.")
+        for name, values in (("recordings", self.recordings), ("heard_by_backbone", self.heard_by_backbone)):
+            if len(values) not in ({0, n_recordings} if name == "recordings" else {n_recordings}):
+                raise InputError(f"{name} has {len(values)} entries for {n_recordings} recordings.")
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_recordings(self) -> int:
+        return len(self.targets)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return tuple(self.reader.dims)
+
+    @property
+    def dim(self) -> int:
+        return sum(self.reader.dims)
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """One epoch: every row exactly once.
+
+        seed  None: in order. A number: blocks of neighbouring rows are shuffled, read side by side into a pool, and
+              the pool's rows shuffled; the same seed gives the same order.
+        Yields (X float32 (b, dim), Y float32 (b, n_labels)), b == batch_size but for the last. Both are views of
+        buffers that the next batch overwrites; X may be changed in place.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size} must be at least 1.")
+        if seed is None:
+            yield from self._in_order(batch_size)
+        else:
+            yield from self._shuffled(batch_size, np.random.default_rng(seed))
+
+    def subset(self, keep: np.ndarray) -> LabelledRows:
+        """The windows of some recordings. keep : (n_recordings,) bool."""
+        keep = np.asarray(keep, dtype=bool)
+        if keep.shape != (self.n_recordings,):
+            raise InputError(f"a mask of shape {keep.shape} does not fit {self.n_recordings} recordings.")
+        of_row = keep[self.recording_of_row]
+        new_code = np.cumsum(keep, dtype=np.int32) - 1
+        return replace(
+            self,
+            rows=self.rows[of_row],
+            recording_of_row=new_code[self.recording_of_row[of_row]],
+            targets=self.targets[keep],
+            recordings=tuple(r for r, kept in zip(self.recordings, keep, strict=False) if kept),
+            heard_by_backbone=self.heard_by_backbone[keep],
+        )
+
+    def loudest(self, rms_dbfs: np.ndarray) -> LabelledRows:
+        """Each recording's loudest window only; of equals the one with the lowest row number.
+
+        rms_dbfs : (n_rows,) loudness of each of these rows.
+        """
+        rms_dbfs = np.asarray(rms_dbfs, dtype=np.float64)
+        if rms_dbfs.shape != self.rows.shape:
+            raise InputError(f"{rms_dbfs.shape} loudness values for {self.rows.shape} rows; give one each.")
+        order = np.lexsort((self.rows, -rms_dbfs, self.recording_of_row))
+        codes = self.recording_of_row[order]
+        kept = np.sort(order[np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])] if len(order) else order)
+        return replace(self, rows=self.rows[kept], recording_of_row=self.recording_of_row[kept], windows="loudest")
+
+    def sample(self, n: int, seed: int) -> LabelledRows:
+        """At most `n` of the windows, drawn without replacement and left in order; all when there are fewer."""
+        if self.n_rows <= n:
+            return self
+        kept = np.sort(np.random.default_rng(seed).choice(self.n_rows, n, replace=False))
+        return replace(self, rows=self.rows[kept], recording_of_row=self.recording_of_row[kept])
+
+    def _in_order(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        x, y = self._buffers(min(batch_size, max(self.n_rows, 1)))
+        for start in range(0, self.n_rows, batch_size):
+            rows = self.rows[start : start + batch_size]
+            np.take(
+                self.targets, self.recording_of_row[start : start + batch_size], axis=0, out=y[: len(rows)], mode="clip"
+            )
+            yield self._read(rows, x), y[: len(rows)]
+
+    def _shuffled(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if self.n_rows == 0:
+            return
+        starts = rng.permutation(np.arange(0, self.n_rows, _BLOCK_ROWS))
+        order = np.concatenate([np.arange(s, min(s + _BLOCK_ROWS, self.n_rows)) for s in starts])
+        # A pool holds whole batches, so that only the epoch's last batch is short.
+        pool_rows = batch_size * max(1, _POOL_BYTES // (4 * self.dim * batch_size))
+        pool = np.empty((min(pool_rows, self.n_rows), self.dim), dtype=np.float32)
+        x, y = self._buffers(min(batch_size, self.n_rows))
+        for pool_start in range(0, self.n_rows, pool_rows):
+            places = np.sort(order[pool_start : pool_start + pool_rows])
+            vectors = self._read(self.rows[places], pool)
+            codes = self.recording_of_row[places]
+            shuffled = rng.permutation(len(places))
+            for start in range(0, len(places), batch_size):
+                chosen = shuffled[start : start + batch_size]
+                np.take(vectors, chosen, axis=0, out=x[: len(chosen)], mode="clip")
+                np.take(self.targets, codes[chosen], axis=0, out=y[: len(chosen)], mode="clip")
+                yield x[: len(chosen)], y[: len(chosen)]
+
+    def _read(self, rows: np.ndarray, buffer: np.ndarray) -> np.ndarray:
+        vectors = self.reader.read(rows, out=buffer)
+        if not np.isfinite(vectors).all():
+            bad = rows[~np.isfinite(vectors).all(axis=1)]
+            raise InputError(
+                f"{len(bad)} vectors hold values that are not finite (first: row {bad[0]}). Verify the store."
+            )
+        return vectors
+
+    def _buffers(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.empty((size, self.dim), np.float32), np.empty((size, len(self.labels)), np.float32)
+
+
+def label_rows(
+    reader: RowReader,
+    rows: np.ndarray,
+    recording_of_row: np.ndarray,
+    recordings: Sequence[RecordingLabels],
+    *,
+    blocks: Sequence[tuple[str, Fingerprint]],
+    labels: Sequence[str] | None = None,
+    heard_by_backbone: np.ndarray | None = None,
+    windows: str = "all",
+    rms_dbfs: np.ndarray | None = None,
+    secondary_weight: float = 1.0,
+) -> LabelledRows:
+    """Make what a head fits on, from row numbers and labels.
+
+    rows, recording_of_row  (n,) row numbers of `reader`, and for each the place of its recording in `recordings`
+    labels                  classes; default the primary labels of those recordings that have windows here
+    heard_by_backbone       (n_recordings,) bool; default: no backbone has heard any
+    windows                 "all" windows of a recording carry its label, or the "loudest" only (needs `rms_dbfs`, (n,))
+    Recordings without a primary label, or without windows, are left out.
+    Raises InputError when nothing labelled is left.
+    """
+    if windows not in WINDOW_POLICIES:
+        raise InputError(f"windows={windows!r} is not a policy; choose {', '.join(WINDOW_POLICIES)}.")
+    recording_of_row = np.asarray(recording_of_row, dtype=np.int64)
+    present = np.zeros(len(recordings), dtype=bool)
+    present[recording_of_row] = True
+    usable = present & np.array([bool(r.primary_label) for r in recordings], dtype=bool)
+    if not usable.any():
+        raise InputError(
+            f"none of {len(recordings)} recordings has both a primary label and windows; give labels with --labels."
+        )
+    classes = (
+        tuple(labels) if labels is not None else class_set([r for r, u in zip(recordings, usable, strict=True) if u])
+    )
+    everything = LabelledRows(
+        reader=reader,
+        rows=np.asarray(rows, dtype=np.int64),
+        recording_of_row=recording_of_row.astype(np.int32),
+        targets=target_matrix(recordings, classes, secondary_weight),
+        labels=classes,
+        blocks=tuple(blocks),
+        recordings=tuple(recordings),
+        heard_by_backbone=np.zeros(0, dtype=bool) if heard_by_backbone is None else np.asarray(heard_by_backbone, bool),
+        secondary_weight=secondary_weight,
+    )
+    if windows == "loudest":
+        if rms_dbfs is None:
+            raise InputError('windows="loudest" needs rms_dbfs, the loudness of each row.')
+        everything = everything.loudest(rms_dbfs)
+    return everything.subset(usable)

@@ -1,0 +1,379 @@
+"""Scores a head on recordings it has not heard: per recording and per window, with intervals, a baseline and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from embeddings.contract import Heard, RowReader
+from embeddings.errors import InputError
+from stage2_heads.bootstrap import bayesian_weights, interval, rule_of_three
+from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
+from stage2_heads.leaks import LeakSplit, guard
+from stage2_heads.levels import METRICS, Level, LevelFigures, random_baseline
+from stage2_heads.metrics import check_scores, padded_cmap
+
+__all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
+
+POOLS = ("mean", "max")
+BELOW_ONE = 1 - 2.0**-53
+_BATCH_ROWS = 4096
+_BASELINE_DRAWS = 20
+_BASELINE_VALUES = 1 << 26  # truth values times draws; larger tables need fewer draws for an equally steady mean
+_WINDOW_VALUES = 1 << 32  # truth values times replicates at the level of windows
+
+
+class Scorer(Protocol):
+    """What `evaluate` needs of a head."""
+
+    labels_: tuple[str, ...]
+    heard_: Heard
+    names_: Mapping[str, tuple[str, str]]
+    calibrated_on_: str
+
+    def scores(self, X: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A metric with its 95 % interval; None where it is undefined. n counts recordings, or windows."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What a head scored, on what, how sure that is, and what a reader must know with it.
+
+    recording, window  metric -> Figure;  random_baseline: metric -> value per recording, and "window" -> the same
+    left_out           how many recordings were not scored, and why;  n_seen: heard ones scored all the same
+    per_class          a mapping a class, with support
+    replicates         metric -> (n_bootstrap,) per recording, for paired comparison; `recordings` fixes the weights
+    """
+
+    labels: tuple[str, ...]
+    recording: dict[str, Figure]
+    window: dict[str, Figure]
+    left_out: dict[str, int]
+    absent_classes: int
+    random_baseline: dict[str, Any]
+    pool: str
+    per_class: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    n_seen: int
+    calibrated_on: str
+    threshold: float
+    n_bootstrap: int
+    seed: int
+    recordings: tuple[str, ...] = field(repr=False)
+    replicates: dict[str, np.ndarray] = field(repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "recording": {name: figure.to_json() for name, figure in self.recording.items()},
+            "window": {name: figure.to_json() for name, figure in self.window.items()},
+            "left_out": dict(self.left_out),
+            "seen_included": self.n_seen,
+            "absent_classes": self.absent_classes,
+            "random_baseline": self.random_baseline,
+            "pool": self.pool,
+            "per_class": [dict(row) for row in self.per_class],
+            "notes": list(self.notes),
+            "calibrated_on": self.calibrated_on,
+            "threshold": self.threshold,
+            "bootstrap": {"kind": "Bayesian, over recordings", "replicates": self.n_bootstrap, "seed": self.seed},
+        }
+
+
+def evaluate(
+    head: Scorer,
+    reader: RowReader,
+    rows: np.ndarray,
+    recording_of_row: np.ndarray,
+    recordings: Sequence[RecordingLabels],
+    *,
+    pool: str = "mean",
+    heard: Heard | None = None,
+    include_seen: bool = False,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    threshold: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoreReport:
+    """Predict the windows of recordings that nobody has heard, batch by batch, and score them.
+
+    rows, recording_of_row  (n,) row numbers of `reader`, and the place of each row's recording in `recordings`
+    heard                   what the blocks' backbones have heard; what the head itself has heard is added
+    progress                called with (windows done, windows in all)
+    Other arguments and errors as in `score_rows`.
+    """
+    rows, recording_of_row = np.asarray(rows, dtype=np.int64), np.asarray(recording_of_row, dtype=np.int64)
+    everything_heard = head.heard_ if heard is None else heard.union(head.heard_)
+    split = guard(recordings, everything_heard, head.labels_, include_seen=include_seen)
+    kept = split.scored[recording_of_row]
+    rows, recording_of_row = rows[kept], recording_of_row[kept]
+    scores = np.empty((len(rows), len(head.labels_)))
+    buffer = np.empty((min(_BATCH_ROWS, max(len(rows), 1)), sum(reader.dims)), dtype=np.float32)
+    for start in range(0, len(rows), _BATCH_ROWS):
+        stop = min(start + _BATCH_ROWS, len(rows))
+        scores[start:stop] = head.scores(reader.read(rows[start:stop], out=buffer))
+        if progress is not None:
+            progress(stop, len(rows))
+    return score_rows(
+        scores,
+        head.labels_,
+        [recordings[i].recording for i in recording_of_row],
+        recordings,
+        pool=pool,
+        heard=everything_heard,
+        include_seen=include_seen,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        threshold=threshold,
+        names=head.names_,
+        calibrated_on=head.calibrated_on_,
+    )
+
+
+def score_rows(
+    scores: np.ndarray,
+    labels: Sequence[str],
+    recording_of_row: Sequence[str],
+    recordings: Sequence[RecordingLabels],
+    *,
+    pool: str = "mean",
+    heard: Heard | None = None,
+    include_seen: bool = False,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+    threshold: float = 0.5,
+    names: Mapping[str, tuple[str, str]] | None = None,
+    calibrated_on: str = "",
+) -> ScoreReport:
+    """Score a table of windows x classes, joined to the truth by recording and by class name.
+
+    scores            (n, c) float64 in [0, 1);  labels: the class of each column
+    recording_of_row  (n,) content hash of each window's recording; several windows make a recording
+    recordings        the truth: primary and secondary labels. Those without windows are counted and left out
+    pool              "mean" or "max" of a recording's windows makes the recording's scores
+    heard             recordings in it are left out, or with `include_seen` counted on every line
+    threshold         where a score becomes a detection, for F1
+    Top-k asks for the primary label; all other metrics take primary and secondary labels as true.
+    Raises ScoreRangeError for scores outside [0, 1); InputError when the join fails or nothing is left to score.
+    """
+    scores = np.asarray(scores)
+    if pool not in POOLS:
+        raise InputError(f"pool={pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold} must lie between 0 and 1.")
+    if scores.ndim != 2 or scores.shape != (len(recording_of_row), len(labels)):
+        raise InputError(
+            f"scores of shape {scores.shape} do not fit {len(recording_of_row)} rows, {len(labels)} classes."
+        )
+    check_scores(scores)
+    codes = _join(recording_of_row, recordings)
+
+    split = guard(recordings, heard or Heard(), labels, include_seen=include_seen)
+    has_windows = np.bincount(codes, minlength=len(recordings)) > 0
+    chosen = np.flatnonzero(split.scored & has_windows)
+    n_windowless = int((split.scored & ~has_windows).sum())
+    if len(chosen) == 0:
+        raise InputError(f"none of the {int(split.scored.sum())} recordings to score has windows; extract them first.")
+    place = np.full(len(recordings), -1)
+    place[chosen] = np.arange(len(chosen))
+    in_use = place[codes] >= 0
+    window_scores, group = scores[in_use].astype(np.float64, copy=False), place[codes][in_use]
+
+    scored = [recordings[i] for i in chosen]
+    truth = target_matrix(scored, labels) > 0
+    if not truth.any():
+        raise InputError(
+            f"none of {len(scored)} recordings is of the head's {len(labels)} classes "
+            f"({', '.join(labels[:5])}, ...); their labels begin {sorted({r.primary_label for r in scored})[:5]}."
+        )
+    primary = primary_codes(scored, labels)
+    n = len(scored)
+    pooled = pool_windows(window_scores, group, n, pool)
+    by_recording = Level(truth, pooled, primary, np.arange(n), n, threshold)
+    by_window = Level(truth[group], window_scores, primary[group], group, n, threshold)
+
+    n_window_replicates = int(np.clip(_WINDOW_VALUES // by_window.truth.size, 100, n_bootstrap))
+    n_window_replicates = min(n_window_replicates, n_bootstrap)
+    weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, n_bootstrap, seed)])
+    recording_figures = by_recording.figures(weights)
+    window_figures = by_window.figures(weights[:, : n_window_replicates + 1])
+    baseline: dict[str, Any] = _without_nan(random_baseline(by_recording, _n_draws(by_recording), seed))
+    baseline["window"] = _without_nan(random_baseline(by_window, _n_draws(by_window), seed))
+
+    figures = {
+        "recording": _figures(recording_figures, by_recording),
+        "window": _figures(window_figures, by_window),
+    }
+    absent = ~truth.any(axis=0)
+    notes = _notes(split, heard or Heard(), scored, labels, absent, figures, pool, calibrated_on)
+    if n_window_replicates < n_bootstrap:
+        notes.append(f"Intervals per window rest on {n_window_replicates} replicates: the table is large.")
+    return ScoreReport(
+        labels=tuple(labels),
+        recording=figures["recording"],
+        window=figures["window"],
+        left_out={
+            "heard": split.n_heard_left_out,
+            "no_label": int(split.no_label.sum()),
+            "no_windows": n_windowless,
+        },
+        absent_classes=int(absent.sum()),
+        random_baseline=baseline,
+        pool=pool,
+        per_class=_per_class(by_recording, recording_figures, by_window, window_figures, labels, names or {}, scored),
+        notes=tuple(notes),
+        n_seen=int((split.heard & has_windows).sum()) if include_seen else 0,
+        calibrated_on=calibrated_on,
+        threshold=threshold,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        recordings=tuple(r.recording for r in scored),
+        replicates={name: values[1:] for name, values in recording_figures.metrics.items()},
+    )
+
+
+def pool_windows(scores: np.ndarray, group: np.ndarray, n_recordings: int, pool: str) -> np.ndarray:
+    """A recording's scores from its windows', by "mean" or "max".
+
+    scores : (n, c) in [0, 1);  group : (n,) recording of each window, all of 0 .. n_recordings - 1 occurring.
+    Returns float64 (n_recordings, c) in [0, 1).
+    """
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(n_recordings))
+    if pool == "max":
+        return np.maximum.reduceat(scores[order], starts, axis=0)
+    sums = np.add.reduceat(scores[order], starts, axis=0)
+    # The mean of numbers just below 1 may round to 1, which padded cmAP could not rank.
+    return np.minimum(sums / np.bincount(group, minlength=n_recordings)[:, None], BELOW_ONE)
+
+
+def _join(recording_of_row: Sequence[str], recordings: Sequence[RecordingLabels]) -> np.ndarray:
+    place = {r.recording: i for i, r in enumerate(recordings)}
+    if len(place) != len(recordings):
+        raise InputError(f"{len(recordings) - len(place)} recordings occur twice in the truth; each needs one line.")
+    unknown = sorted({name for name in recording_of_row if name not in place})
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} recordings of the scores are not in the truth ({', '.join(unknown[:3])}, ...). "
+            "Scores and truth are joined by recording: give the labels of all."
+        )
+    return np.array([place[name] for name in recording_of_row], dtype=np.int64)
+
+
+def _figures(level_figures: LevelFigures, level: Level) -> dict[str, Figure]:
+    n_primary = int((level.primary >= 0).sum())
+    figures = {}
+    for name, values in level_figures.metrics.items():
+        n = n_primary if name.startswith("top_") else len(level.truth)
+        if np.isnan(values[0]):
+            figures[name] = Figure(None, None, None, n)
+            continue
+        low, high = interval(values[1:])
+        figures[name] = Figure(float(values[0]), low, high, n)
+    return figures
+
+
+def _per_class(
+    by_recording: Level,
+    recording_figures: LevelFigures,
+    by_window: Level,
+    window_figures: LevelFigures,
+    labels: Sequence[str],
+    names: Mapping[str, tuple[str, str]],
+    scored: Sequence[RecordingLabels],
+) -> tuple[dict[str, Any], ...]:
+    own_names = {r.primary_label: (r.scientific_name, r.common_name) for r in scored}
+    claimed = by_recording.scores >= by_recording.threshold
+    right = (claimed & by_recording.truth).sum(axis=0)
+    n_claimed, support = claimed.sum(axis=0), by_recording.truth.sum(axis=0)
+    table = []
+    for c, label in enumerate(labels):
+        scientific, common = names.get(label) or own_names.get(label) or ("", "")
+        table.append(
+            {
+                "label": label,
+                "scientific_name": scientific,
+                "common_name": common,
+                "support": int(support[c]),
+                "support_windows": int(by_window.truth[:, c].sum()),
+                "ap": _or_none(recording_figures.ap[c]),
+                "auroc": _or_none(recording_figures.auroc[c]),
+                "precision": float(right[c] / n_claimed[c]) if n_claimed[c] else None,
+                "recall": float(right[c] / support[c]) if support[c] else None,
+                "f1": float(recording_figures.f1[c]) if support[c] else None,
+                "ap_window": _or_none(window_figures.ap[c]),
+                "auroc_window": _or_none(window_figures.auroc[c]),
+            }
+        )
+    return tuple(table)
+
+
+def _notes(
+    split: LeakSplit,
+    heard: Heard,
+    scored: Sequence[RecordingLabels],
+    labels: Sequence[str],
+    absent: np.ndarray,
+    figures: Mapping[str, Mapping[str, Figure]],
+    pool: str,
+    calibrated_on: str,
+) -> list[str]:
+    known = set(labels)
+    notes = [f"A recording's scores are the {pool} of its windows'; equal scores share a place in top-k."]
+    if split.n_seen:
+        notes.append(f"{split.n_seen} of {len(scored)} recordings were heard in training: these figures flatter.")
+    if split.n_heard_left_out:
+        notes.append(f"{split.n_heard_left_out} recordings heard in training are left out.")
+    if heard.unpublished:
+        notes.append(heard.unpublished)
+    if split.without_unheard:
+        notes.append(
+            f"{len(split.without_unheard)} classes have no unheard recording: {', '.join(split.without_unheard)}."
+        )
+    if absent.any():
+        notes.append(
+            f"{int(absent.sum())} of {len(labels)} classes do not occur: left out of present-only figures, "
+            "scored 1 by construction in padded cmAP."
+        )
+    n_outside = sum(r.primary_label not in known for r in scored)
+    if n_outside:
+        notes.append(f"{n_outside} recordings are of species that the head does not know: negatives, not in top-k.")
+    n_secondary = sum(label not in known for r in scored for label in r.secondary_labels)
+    if n_secondary:
+        notes.append(f"{n_secondary} secondary labels name species that the head does not know, and are ignored.")
+    if calibrated_on:
+        notes.append(f"Scores are calibrated on {calibrated_on}.")
+    flat = [name for name, f in figures["recording"].items() if f.value in (0.0, 1.0) and f.low == f.high]
+    if flat:
+        n = len(scored)
+        notes.append(
+            f"An interval of no width ({', '.join(flat)}) is not certainty: by the rule of three, {n} recordings "
+            f"without exception leave room for a rate of {rule_of_three(n):.3f}."
+        )
+    return notes
+
+
+def _n_draws(level: Level) -> int:
+    return int(np.clip(_BASELINE_VALUES // level.truth.size, 1, _BASELINE_DRAWS))
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, Any]:
+    return {name: _or_none(value) for name, value in values.items()}
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,171 @@
+"""The catalogue reads what people have, and names what is wrong with it."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embeddings.catalogue_sources import parse_list, read_catalogue
+from embeddings.errors import InputError
+from embeddings.identity import HashCache
+from embeddings.recordings import load_catalogue, save_catalogue
+
+COLUMNS = ["primary_label", "secondary_labels", "type", "filename", "url", "scientific_name", "common_name", "fold"]
+
+
+def write_table(folder: Path, rows: list[dict[str, str]], columns: list[str] = COLUMNS) -> Path:
+    for row in rows:
+        if row.get("filename") and row.get("_content", "x"):
+            path = folder / "train_audio" / row["filename"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(row.get("_content", row["filename"]))
+    (folder / "train_audio").mkdir(exist_ok=True)
+    table = folder / "train_metadata.csv"
+    with open(table, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, columns, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("['call', 'song']", ("call", "song")),
+        ("['call, female, male']", ("call", "female", "male")),
+        ("[]", ()),
+        ("['']", ()),
+        ("", ()),
+        ("song", ("song",)),
+    ],
+)
+def test_list_literals_of_birdclef_tables_are_read(text, items):
+    assert parse_list(text) == items
+
+
+@pytest.mark.parametrize("text", ["['call'", "[1, 2]", "[__import__('os').system('true')]", "(" * 500])
+def test_what_is_not_a_list_of_texts_is_refused_and_never_run(text):
+    with pytest.raises(ValueError, match="not a list of texts"):
+        parse_list(text)
+
+
+@given(st.lists(st.text("abc xyz", min_size=1).map(str.strip).filter(bool), unique=True))
+def test_any_list_survives_its_own_notation(items):
+    assert parse_list(repr(items)) == tuple(items)
+
+
+def test_labels_names_and_xeno_canto_ids_are_carried(tmp_path):
+    row = {
+        "primary_label": "gretit1",
+        "secondary_labels": "['eurbla', 'gretit1']",
+        "type": "['song']",
+        "filename": "gretit1/XC12.ogg",
+        "url": "https://xeno-canto.org/12",
+        "scientific_name": "Parus major",
+        "common_name": "Great Tit",
+    }
+    (recording,) = read_catalogue(write_table(tmp_path, [row]))
+    assert recording.labels == ("gretit1", "eurbla")
+    assert (recording.scientific_name, recording.common_name, recording.xeno_canto_id) == (
+        "Parus major",
+        "Great Tit",
+        "12",
+    )
+
+
+def test_missing_columns_are_named(tmp_path):
+    table = write_table(tmp_path, [{"primary_label": "a"}], columns=["primary_label", "type"])
+    with pytest.raises(InputError, match="lacks the column filename"):
+        read_catalogue(table)
+
+
+def test_a_missing_audio_folder_is_named(tmp_path):
+    table = write_table(tmp_path, [])
+    (tmp_path / "train_audio").rmdir()
+    with pytest.raises(InputError, match="train_audio does not exist"):
+        read_catalogue(table)
+
+
+def test_rows_without_file_files_without_row_and_unparsed_rows_are_reported_by_name(tmp_path):
+    rows = [
+        {"primary_label": "a", "filename": "a/here.ogg"},
+        {"primary_label": "a", "filename": "a/gone.ogg", "_content": ""},
+        {"primary_label": "a", "filename": "a/torn.ogg", "secondary_labels": "['b"},
+    ]
+    table = write_table(tmp_path, rows)
+    (tmp_path / "train_audio/a/extra.ogg").write_text("extra")
+    catalogue = read_catalogue(table)
+    assert [r.filename for r in catalogue] == ["a/here.ogg"]
+    problems = " ".join(catalogue.problems)
+    for name in ("gone.ogg", "torn.ogg", "secondary_labels", "extra.ogg"):
+        assert name in problems
+
+
+def test_one_content_under_two_names_is_one_recording_with_both_labels(tmp_path):
+    rows = [
+        {"primary_label": "a", "filename": "a/1.ogg", "_content": "same"},
+        {"primary_label": "b", "filename": "b/2.ogg", "_content": "same"},
+    ]
+    catalogue = read_catalogue(write_table(tmp_path, rows))
+    (recording,) = catalogue
+    assert recording.labels == ("a", "b")
+    assert "b/2.ogg = a/1.ogg" in catalogue.problems[0]
+
+
+def test_empty_files_are_rejected_each_by_name_and_never_united(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    catalogue = read_catalogue(tmp_path)
+    assert [r.path.name for r in catalogue.rejected] == ["a.wav", "b.wav"]
+    assert "empty" in catalogue.rejected[0].reason
+
+
+def test_folders_are_labels_only_on_request(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "x.wav").write_text(label)
+    assert {r.primary_label for r in read_catalogue(tmp_path)} == {""}
+    assert {r.primary_label for r in read_catalogue(tmp_path, label_folders=True)} == {"a", "b"}
+
+
+def test_a_list_of_files_is_read_and_its_gaps_named(tmp_path):
+    (tmp_path / "one.wav").write_text("1")
+    listing = tmp_path / "files.txt"
+    listing.write_text("one.wav\n# a remark\ntwo.wav\n")
+    catalogue = read_catalogue(listing)
+    assert [r.filename for r in catalogue] == ["one.wav"]
+    assert "two.wav" in catalogue.problems[0]
+
+
+def test_a_resume_takes_hashes_from_the_cache_without_reading_audio(tmp_path, monkeypatch):
+    (tmp_path / "one.wav").write_text("1")
+    first = read_catalogue(tmp_path, cache=HashCache(tmp_path / "hashes.arrow"))
+
+    def refuse(path):
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr("embeddings.identity.content_hash", refuse)
+    again = read_catalogue(tmp_path, cache=HashCache(tmp_path / "hashes.arrow"))
+    assert [r.recording for r in again] == [r.recording for r in first]
+    with pytest.raises(AssertionError, match="was read"):
+        read_catalogue(tmp_path, cache=HashCache(tmp_path / "hashes.arrow", rehash=True))
+
+
+def test_a_catalogue_survives_its_file(tmp_path):
+    rows = [{"primary_label": "a", "filename": f"a/{i}.ogg", "type": "['call']", "fold": "2"} for i in range(3)]
+    catalogue = read_catalogue(write_table(tmp_path, rows))
+    save_catalogue(tmp_path / "c.arrow", catalogue.recordings)
+    assert load_catalogue(tmp_path / "c.arrow").recordings == catalogue.recordings
+
+
+def test_real_tables_read_without_a_complaint(shared_data):
+    for name, n in (("euro20", 140), ("calif10", 100), ("esc10", 400)):
+        catalogue = read_catalogue(shared_data / name / "train_metadata.csv")
+        assert len(catalogue) == n
+        assert not catalogue.problems
+    assert Counter(r.fold for r in catalogue) == dict.fromkeys("12345", 80)
