@@ -77,7 +77,8 @@ def train(
     labels = {r.primary_label for r in recordings}
     out_console = console()
     out_console.print(
-        f"{backbone}: {len(recordings)} recordings of {len(labels)} labels to train on, {n_valid} held out ({division.kind})."
+        f"{backbone}: {len(recordings)} recordings of {len(labels)} labels to train on, "
+        f"{n_valid} held out ({division.kind})."
     )
     print_names("To mend", [*catalogue.problems, *(f"{r.path}: {r.reason}" for r in catalogue.rejected)])
     if dry_run:

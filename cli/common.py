@@ -122,9 +122,8 @@ def write_summary(path: Path | None, summary: dict[str, Any]) -> None:
 
 def load_named_backbones(references: list[str], device: str) -> list[Backbone]:
     """Load `FOLDER`, a frozen backbone's name, or `NAME=` either, which names the block."""
-    from stage1_backbones.registry import load_backbone
-
     from embeddings.errors import InputError
+    from stage1_backbones.registry import load_backbone
 
     loaded = []
     for reference in references:

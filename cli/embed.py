@@ -61,11 +61,11 @@ def extract(
     from embeddings.catalogue_sources import read_catalogue
     from embeddings.extract import extract as run_extraction
     from embeddings.identity import HashCache
-    from embeddings.store import Store
+    from embeddings.store import HASHES, Store
     from embeddings.windows import WindowPlan
 
     store = Store(out) if (out / "store.json").is_file() else None
-    cache_path = out / "hashes.arrow" if not dry_run else None
+    cache_path = out / HASHES if not dry_run else None
     backbones = load_named_backbones(backbone, device)
     catalogue = read_catalogue(
         source, audio=audio, label_folders=label_folders, cache=HashCache(cache_path, rehash=rehash)
@@ -101,8 +101,8 @@ def extract(
         )
     out_console = console()
     out_console.print(
-        f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of audio "
-        f"in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
+        f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of "
+        f"audio in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
     )
     if not catalogue.n_labelled:
         out_console.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
@@ -197,7 +197,8 @@ def verify(store_path: StoreArgument, json_path: JsonOption = None) -> None:
     print_names("Notes", report.notes)
     verdict = "sound" if report.ok else "DAMAGED"
     console().print(
-        f"{store.path} is {verdict}: {report.n_recordings} recordings, {report.n_rows} windows, {report.n_shards} shards read."
+        f"{store.path} is {verdict}: {report.n_recordings} recordings, {report.n_rows} windows, "
+        f"{report.n_shards} shards read."
     )
     if not report.ok:
         raise typer.Exit(1)

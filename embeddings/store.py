@@ -19,10 +19,11 @@ from embeddings.shards import RowTable, read_rows, read_vectors
 from embeddings.splits import Split
 from embeddings.windows import WindowPlan
 
-__all__ = ["Block", "Store", "StoreReader"]
+__all__ = ["HASHES", "Block", "Store", "StoreReader"]
 
 FORMAT = "cisticola-store-1"
 DTYPES = ("float16", "float32")
+HASHES = "hashes.arrow"  # the cache of content hashes; it is there before the store is
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Store:
         if dtype not in DTYPES:
             raise InputError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(entry.name != HASHES for entry in path.iterdir())):
             raise InputError(f"{path} exists and is not a store. Name an empty or a new folder with --out.")
         blocks = [cls._keep_backbone(path, backbone, link) for backbone in backbones]
         save_catalogue(path / "catalogue.arrow", [])
@@ -211,7 +212,8 @@ class StoreReader:
             if missing := store.missing_shards(block.name):
                 raise StoreError(
                     f"block {block.name!r} is not complete in {store.path}: {len(missing)} of "
-                    f"{len(store.shards)} shards lack it. Run the `embed extract` that adds it again; it goes on where it stopped."
+                    f"{len(store.shards)} shards lack it. Run the `embed extract` that adds it again; it goes on "
+                    f"where it stopped."
                 )
 
     @property

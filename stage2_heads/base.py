@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -78,17 +78,10 @@ class Head(ABC):
         report = progress or (lambda share: None)
         # Cross-fitting costs a fit on all but one fold, once a fold.
         own_share = 1 / _CALIBRATION_FOLDS if self.needs_calibration else 1.0
-        selected = self._learn(rows, lambda share: report(own_share * share))
-        used = np.bincount(rows.recording_of_row, minlength=rows.n_recordings) > 0
-        self.heard_ = Heard(
-            trained_on=frozenset(r.recording for r, u, s in _zip(rows, used, selected) if u and not s),
-            selected_on=frozenset(r.recording for r, u, s in _zip(rows, used, selected) if u and s),
-            xeno_canto_ids=frozenset(
-                r.xeno_canto_id for r, u, _ in _zip(rows, used, selected) if u and r.xeno_canto_id
-            ),
-        )
+        selected = self._learn(rows, _part(report, 0.0, own_share))
+        self.heard_ = _heard(rows, selected)
         if self.needs_calibration:
-            self.calibration_ = self._cross_fitted(rows, lambda share: report(own_share + (1 - own_share) * share))
+            self.calibration_ = self._cross_fitted(rows, _part(report, own_share, 1 - own_share))
         report(1.0)
         return self
 
@@ -210,8 +203,7 @@ class Head(ABC):
                 continue
             copy = type(self)(self.settings)
             copy._begin(rows.labels, rows.dims)
-            start = fold / _CALIBRATION_FOLDS
-            copy._learn(fitting, lambda share, start=start: progress(start + share / _CALIBRATION_FOLDS))
+            copy._learn(fitting, _part(progress, fold / _CALIBRATION_FOLDS, 1 / _CALIBRATION_FOLDS))
             known = (fitting.targets > 0).any(axis=0)  # a class without a recording here has nothing to decide by
             n_recordings += asking.n_recordings
             for X, Y in asking.sample(values_left, seed).batches(4096):
@@ -224,17 +216,18 @@ class Head(ABC):
         if fitted is None:
             return Calibration(self.default_slope, 0.0, NOTHING)
         slope, offset = fitted
-        error = calibration_error(sigmoid_scores(every_decision, slope, offset), every_target)
         where = UNHEARD if on_unheard else HEARD
-        return Calibration(slope, offset, where, n_recordings, len(every_decision), error)
+        fitted_here = Calibration(slope, offset, where, n_recordings, len(every_decision))
+        error = calibration_error(fitted_here.apply(every_decision), every_target)
+        return replace(fitted_here, calibration_error=error)
 
     def _settings_json(self) -> dict[str, Any]:
         return asdict(self.settings)
 
 
-def sigmoid_scores(decisions: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    """Scores that a sigmoid makes of decisions."""
-    return Calibration(slope, offset, UNHEARD).apply(decisions)
+def _part(progress: Progress, start: float, share: float) -> Progress:
+    """Reports 0 to 1 of a part of the work as `start` to `start + share` of the whole."""
+    return lambda done: progress(start + share * done)
 
 
 def required_array(
@@ -259,7 +252,14 @@ def required_array(
     return array
 
 
-def _zip(rows: LabelledRows, used: np.ndarray, selected: np.ndarray | None) -> Any:
-    """(recording, has windows, only selected by) for every recording whose name is known."""
-    chosen = np.zeros(rows.n_recordings, dtype=bool) if selected is None else selected
-    return list(zip(rows.recordings, used, chosen, strict=False))
+def _heard(rows: LabelledRows, selected: np.ndarray | None) -> Heard:
+    """The recordings with windows among `rows`; `selected`, (n_recordings,) bool, were only selected by."""
+    used = np.bincount(rows.recording_of_row, minlength=rows.n_recordings) > 0
+    only_selected = np.zeros(rows.n_recordings, dtype=bool) if selected is None else selected
+    # Rows without named recordings (vectors of one's own) leave the lists empty.
+    named = [(r, bool(s)) for r, u, s in zip(rows.recordings, used, only_selected, strict=False) if u]
+    return Heard(
+        trained_on=frozenset(r.recording for r, only in named if not only),
+        selected_on=frozenset(r.recording for r, only in named if only),
+        xeno_canto_ids=frozenset(r.xeno_canto_id for r, _ in named if r.xeno_canto_id),
+    )

@@ -24,11 +24,17 @@ def bayesian_weights(n_recordings: int, n_replicates: int, seed: int = 0) -> np.
     return draws * (n_recordings / draws.sum(axis=0))
 
 
-def interval(replicates: np.ndarray, coverage: float = 0.95) -> tuple[float, float]:
-    """The central `coverage` of the replicates. replicates : (r,), none nan."""
+def interval(replicates: np.ndarray, value: float, coverage: float = 0.95) -> tuple[float, float]:
+    """The central `coverage` of the replicates, shifted so that their mean is `value`.
+
+    replicates : (r,), none nan;  value : the figure itself
+    Reweighting alone moves some figures: padding rows weigh 1 whatever the classes weigh, so padded cmAP rises on
+    average by several hundredths. Without the shift its interval may miss the figure, and covered the truth in 67 %
+    of simulated sets of 25 recordings in 10 classes; with it in 82-85 %.
+    """
     tail = (1 - coverage) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
-    return float(low), float(high)
+    low, high = np.quantile(replicates, [tail, 1 - tail]) + (value - replicates.mean())
+    return float(min(low, value)), float(max(high, value))
 
 
 def rule_of_three(n: int) -> float:

@@ -25,7 +25,8 @@ class Calibration:
 
     slope          > 0
     calibrated_on  what the sigmoid was fitted on, as every table says it
-    n_recordings, n_decisions  how much that was;  calibration_error: expected calibration error on it, None if not fitted
+    n_recordings, n_decisions  how much that was
+    calibration_error          expected calibration error on the same, None when nothing was fitted
     """
 
     slope: float

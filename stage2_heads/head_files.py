@@ -81,7 +81,7 @@ def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
 
 
 def _describe(head: Head, weights_sha256: str) -> dict[str, Any]:
-    named = [(name, dict(fingerprint.fields)) for name, fingerprint in head.blocks_]
+    named: list[tuple[str, dict[str, Any] | None]] = [(n, dict(f.fields)) for n, f in head.blocks_]
     blocks = named or [("", None)] * len(head.dims_)
     return {
         "format": FORMAT,

@@ -34,9 +34,7 @@ class HeadKind:
 HEADS: Mapping[str, HeadKind] = {
     kind.name: kind
     for kind in (
-        HeadKind(
-            "svm", "linear support vectors, one against the rest, fitted out of core", "stage2_heads.svm", "SvmHead"
-        ),
+        HeadKind("svm", "linear support vectors, one against the rest, out of core", "stage2_heads.svm", "SvmHead"),
         HeadKind("mlp", "a small network with mixup and early stopping", "stage2_heads.mlp", "MlpHead"),
         HeadKind("knn", "similarity-weighted votes of the nearest windows", "stage2_heads.knn", "KnnHead"),
     )

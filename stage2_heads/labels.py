@@ -69,9 +69,7 @@ def target_matrix(
     Raises InputError when a class is named twice or the weight is out of range.
     """
     if not 0 <= secondary_weight <= 1:
-        raise InputError(
-            f"secondary_weight={secondary_weight} must lie between 0 (ignored) and 1 (like a primary label)."
-        )
+        raise InputError(f"secondary_weight={secondary_weight} must lie between 0 (ignored) and 1 (like the primary).")
     column = _columns(labels)
     targets = np.zeros((len(recordings), len(labels)), dtype=np.float32)
     for i, r in enumerate(recordings):

@@ -56,7 +56,7 @@ class Level:
 
     def figures(self, weights: np.ndarray) -> LevelFigures:
         """weights : (n_groups, r) positive, mean 1 a column; padding rows of cmAP weigh 1."""
-        n_rows, n_classes = self.truth.shape
+        n_classes = self.truth.shape[1]
         curves = {name: np.full((n_classes, weights.shape[1]), np.nan) for name in _PER_CLASS}
         for c in range(n_classes):
             ranking = Ranking.of(self.truth[:, c], self.scores[:, c], self.group, self.n_groups)
@@ -68,11 +68,11 @@ class Level:
                 curves["auroc"][c, columns] = curve.auroc()
 
         metrics = self._top_k(weights)
-        present = self.truth.any(axis=0)
+        present = np.any(self.truth, axis=0)
         metrics["cmap_present"] = _mean_over(curves["ap"], present)
         metrics["cmap_padded_5"] = curves["cmap_padded_5"].mean(axis=0)
         metrics["cmap_padded_3"] = curves["cmap_padded_3"].mean(axis=0)
-        metrics["auroc"] = _mean_over(curves["auroc"], present & ~self.truth.all(axis=0))
+        metrics["auroc"] = _mean_over(curves["auroc"], present & ~np.all(self.truth, axis=0))
         metrics |= self._micro(weights)
         micro, per_class = f1_scores(self.truth, self.scores >= self.threshold, self.group, weights)
         metrics["f1_micro"], metrics["f1_macro"] = micro, _mean_over(per_class.T, present)

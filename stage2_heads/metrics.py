@@ -46,7 +46,7 @@ class RankCurve:
     n_all: np.ndarray
 
     def average_precision(self, padding: int = 0) -> np.ndarray:
-        """(r,) step-sum average precision after `padding` rows of ones, weight 1 each, on top; nan without positives."""
+        """(r,) step-sum average precision below `padding` rows of ones that weigh 1 each; nan without positives."""
         gained = self.true_through - self.true_above
         area = padding + (gained * (self.true_through + padding) / (self.all_through + padding)).sum(axis=0)
         positives = self.n_true + padding
@@ -64,7 +64,7 @@ class RankCurve:
         return 1 - np.divide(lost, pairs, out=np.full(len(pairs), np.nan), where=defined)
 
     def ap11(self) -> np.ndarray:
-        """(r,) mean over recall 0, .1 ... 1 of the highest precision at that recall or beyond; nan without positives."""
+        """(r,) mean over recall 0, .1 ... 1 of the highest precision there or beyond; nan without positives."""
         if len(self.true_through) == 0:
             return np.full(len(self.n_true), np.nan)
         precision = self.true_through / self.all_through

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from embeddings.errors import InputError
 from stage2_heads.base import Head, Progress, required_array
 from stage2_heads.folds import inner_slice
+from stage2_heads.metrics import present_cmap
 from stage2_heads.rows import LabelledRows
 from stage2_heads.standardise import Standardiser
 
@@ -27,7 +29,7 @@ class MlpSettings:
     hidden         widths of the hidden layers, rectified
     mixup          a of Beta(a, a), by which pairs of rows and their targets are mixed; 0 switches it off
     max_epochs     passes over the rows at most, and at least enough for `min_updates` updates
-    patience       looks at the held-out slice without improvement before training stops
+    patience       looks at the held-out slice (at most 50) without improvement before training stops
     learning_rate, weight_decay   of AdamW; `update_rate` times the former in `partial_fit` after `fit`
     """
 
@@ -36,7 +38,7 @@ class MlpSettings:
     mixup: float = 0.4
     max_epochs: int = 30
     min_updates: int = 600
-    patience: int = 8
+    patience: int = 20
     batch_size: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -63,7 +65,7 @@ class MlpSettings:
 class MlpHead(Head):
     """Hidden layers, dropout and binary cross-entropy a class; decisions are log-odds.
 
-    Training stops by the loss on a seventh of the fitting recordings, and keeps the best weights; `heard_` names those
+    Training stops by the cmAP on a seventh of the fitting recordings, and keeps the best weights; `heard_` names those
     recordings as selected on. Asking needs no torch.
     layers_ : (weights (in, out), bias (out,)) of each layer, float32;  standardiser_ : what they are applied to
     """
@@ -72,15 +74,21 @@ class MlpHead(Head):
     settings_type = MlpSettings
     settings: MlpSettings
 
+    def __init__(self, settings: MlpSettings | None = None) -> None:
+        super().__init__(settings)
+        self.layers_: list[tuple[np.ndarray, np.ndarray]] = []
+        self._trainer: _Trainer | None = None
+
     def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray:
         held_out = inner_slice(rows, self.settings.seed)
         fitting, selecting = rows.subset(~held_out), rows.subset(held_out)
         self.standardiser_ = Standardiser.fit((X for X, _ in fitting.batches(_STATISTICS_ROWS)), rows.dims)
+        self.layers_, self._trainer = [], None
         trainer = _Trainer(self, self.settings.learning_rate)
         per_epoch = math.ceil(fitting.n_rows / self.settings.batch_size)
         n_epochs = max(self.settings.max_epochs, math.ceil(self.settings.min_updates / per_epoch))
         look_every = max(1, math.ceil(n_epochs / 50))  # tiny sets have many short epochs
-        best_loss, best_layers, looks_in_vain = math.inf, trainer.layers(), 0
+        best, best_layers, looks_in_vain = (-math.inf, -math.inf), trainer.layers(), 0
         for epoch in range(n_epochs):
             for X, Y in fitting.batches(self.settings.batch_size, seed=_epoch_seed(self.settings.seed, epoch)):
                 trainer.step(self._prepared(X), Y)
@@ -89,24 +97,22 @@ class MlpHead(Head):
                 best_layers = trainer.layers()
             elif (epoch + 1) % look_every == 0 or epoch + 1 == n_epochs:
                 self.layers_ = trainer.layers()
-                loss = self._loss(selecting)
-                looks_in_vain = 0 if loss < best_loss else looks_in_vain + 1
-                if loss < best_loss:
-                    best_loss, best_layers = loss, self.layers_
+                merit = self._merit(selecting)
+                looks_in_vain = 0 if merit > best else looks_in_vain + 1
+                if merit > best:
+                    best, best_layers = merit, self.layers_
                 if looks_in_vain >= self.settings.patience:
                     break
         self.layers_ = best_layers
-        self._trainer = None
         return held_out
 
     def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
         settings = self.settings
-        fitted_before = hasattr(self, "layers_")
         if not hasattr(self, "standardiser_"):
             self.standardiser_ = Standardiser.fit([X], self.dims_)
-        trainer = getattr(self, "_trainer", None)
+        trainer = self._trainer
         if trainer is None:
-            trainer = _Trainer(self, settings.learning_rate * (settings.update_rate if fitted_before else 1.0))
+            trainer = _Trainer(self, settings.learning_rate * (settings.update_rate if self.layers_ else 1.0))
         order = np.random.default_rng((settings.seed, trainer.n_updates)).permutation(len(X))
         for start in range(0, len(X), settings.batch_size):
             chosen = order[start : start + settings.batch_size]
@@ -128,13 +134,19 @@ class MlpHead(Head):
         X *= np.float32(math.sqrt(sum(self.dims_) / len(self.dims_)))
         return X
 
-    def _loss(self, rows: LabelledRows) -> float:
-        """Mean binary cross-entropy."""
-        total = 0.0
+    def _merit(self, rows: LabelledRows) -> tuple[float, float]:
+        """Present-only cmAP over windows, then minus the loss: more is better.
+
+        The loss alone would stop too soon: ranks go on improving after the odds begin to overshoot.
+        """
+        decisions = np.empty((rows.n_rows, len(rows.labels)))
+        targets = np.empty(decisions.shape)
+        done = 0
         for X, Y in rows.batches(_STATISTICS_ROWS):
-            logits = self._decide(X)
-            total += float((np.logaddexp(0.0, logits) - Y * logits).mean(axis=1).sum())
-        return total / rows.n_rows
+            decisions[done : done + len(X)], targets[done : done + len(X)] = self._decide(X), Y
+            done += len(X)
+        loss = float((np.logaddexp(0.0, decisions) - targets * decisions).mean())
+        return present_cmap(targets > 0, decisions), -loss
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"mean": self.standardiser_.mean, "scale": self.standardiser_.scale}
@@ -154,7 +166,7 @@ class MlpHead(Head):
                 required_array(arrays, f"weights_{number}", shape, np.float32),
                 required_array(arrays, f"bias_{number}", shape[1:], np.float32),
             )
-            for number, shape in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for number, shape in enumerate(pairwise(widths))
         ]
 
     def _settings_json(self) -> dict[str, Any]:
@@ -175,13 +187,13 @@ class _Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             parts: list[torch.nn.Module] = []
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+            for n_in, n_out in pairwise(widths):
                 parts += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU(), torch.nn.Dropout(settings.dropout)]
             self._network = torch.nn.Sequential(*parts[:-2])
             self._dropout_state = torch.random.get_rng_state()
         self._linears = [m for m in self._network if isinstance(m, torch.nn.Linear)]
         with torch.no_grad():
-            for linear, (weights, bias) in zip(self._linears, getattr(head, "layers_", []), strict=False):
+            for linear, (weights, bias) in zip(self._linears, head.layers_, strict=False):
                 linear.weight.copy_(torch.from_numpy(weights.T.copy()))
                 linear.bias.copy_(torch.from_numpy(bias.copy()))
         self._optimiser = torch.optim.AdamW(

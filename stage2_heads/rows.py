@@ -78,17 +78,13 @@ class LabelledRows:
             set_field(self, "heard_by_backbone", np.zeros(self.n_recordings, dtype=bool))
         n_recordings = self.n_recordings
         if self.rows.shape != self.recording_of_row.shape or self.rows.ndim != 1:
-            raise InputError(
-                f"{self.rows.shape} rows but {self.recording_of_row.shape} recording codes; give one each."
-            )
+            raise InputError(f"{self.rows.shape} rows but {self.recording_of_row.shape} codes; give one each.")
         if self.targets.ndim != 2 or self.targets.shape[1] != len(self.labels):
             raise InputError(f"targets of shape {self.targets.shape} do not fit {len(self.labels)} labels.")
         if not (np.isfinite(self.targets).all() and (self.targets >= 0).all() and (self.targets <= 1).all()):
             raise InputError("targets must lie between 0 and 1.")
         if len(self.rows) and not 0 <= self.recording_of_row.min() <= self.recording_of_row.max() < n_recordings:
-            raise InputError(
-                f"recording codes run to {self.recording_of_row.max()}, but targets have {n_recordings} rows."
-            )
+            raise InputError(f"codes run to {self.recording_of_row.max()}, but targets have {n_recordings} rows.")
         if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < self.reader.n_rows:
             raise InputError(f"row numbers run to {self.rows.max()}, but the reader has {self.reader.n_rows} rows.")
         if len(self.blocks) != len(self.reader.dims):
@@ -197,9 +193,7 @@ class LabelledRows:
         vectors = self.reader.read(rows, out=buffer)
         if not np.isfinite(vectors).all():
             bad = rows[~np.isfinite(vectors).all(axis=1)]
-            raise InputError(
-                f"{len(bad)} vectors hold values that are not finite (first: row {bad[0]}). Verify the store."
-            )
+            raise InputError(f"{len(bad)} vectors hold values that are not finite (first: row {bad[0]}).")
         return vectors
 
     def _buffers(self, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,16 +10,18 @@ import numpy as np
 from embeddings.contract import Heard, RowReader
 from embeddings.errors import InputError
 from stage2_heads.bootstrap import bayesian_weights, interval, rule_of_three
+from stage2_heads.calibration import BELOW_ONE
 from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
 from stage2_heads.leaks import LeakSplit, guard
 from stage2_heads.levels import METRICS, Level, LevelFigures, random_baseline
 from stage2_heads.metrics import check_scores, padded_cmap
+from stage2_heads.score_report import Figure, ScoreReport
 
 __all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
 
 POOLS = ("mean", "max")
-BELOW_ONE = 1 - 2.0**-53
 _BATCH_ROWS = 4096
+_THIN_SUPPORT = 5  # recordings a class needs before reweighting them shows how much its figure may vary
 _BASELINE_DRAWS = 20
 _BASELINE_VALUES = 1 << 26  # truth values times draws; larger tables need fewer draws for an equally steady mean
 _WINDOW_VALUES = 1 << 32  # truth values times replicates at the level of windows
@@ -35,63 +36,6 @@ class Scorer(Protocol):
     calibrated_on_: str
 
     def scores(self, X: np.ndarray) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A metric with its 95 % interval; None where it is undefined. n counts recordings, or windows."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-
-
-@dataclass(frozen=True)
-class ScoreReport:
-    """What a head scored, on what, how sure that is, and what a reader must know with it.
-
-    recording, window  metric -> Figure;  random_baseline: metric -> value per recording, and "window" -> the same
-    left_out           how many recordings were not scored, and why;  n_seen: heard ones scored all the same
-    per_class          a mapping a class, with support
-    replicates         metric -> (n_bootstrap,) per recording, for paired comparison; `recordings` fixes the weights
-    """
-
-    labels: tuple[str, ...]
-    recording: dict[str, Figure]
-    window: dict[str, Figure]
-    left_out: dict[str, int]
-    absent_classes: int
-    random_baseline: dict[str, Any]
-    pool: str
-    per_class: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
-    n_seen: int
-    calibrated_on: str
-    threshold: float
-    n_bootstrap: int
-    seed: int
-    recordings: tuple[str, ...] = field(repr=False)
-    replicates: dict[str, np.ndarray] = field(repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "recording": {name: figure.to_json() for name, figure in self.recording.items()},
-            "window": {name: figure.to_json() for name, figure in self.window.items()},
-            "left_out": dict(self.left_out),
-            "seen_included": self.n_seen,
-            "absent_classes": self.absent_classes,
-            "random_baseline": self.random_baseline,
-            "pool": self.pool,
-            "per_class": [dict(row) for row in self.per_class],
-            "notes": list(self.notes),
-            "calibrated_on": self.calibrated_on,
-            "threshold": self.threshold,
-            "bootstrap": {"kind": "Bayesian, over recordings", "replicates": self.n_bootstrap, "seed": self.seed},
-        }
 
 
 def evaluate(
@@ -193,7 +137,7 @@ def score_rows(
     in_use = place[codes] >= 0
     window_scores, group = scores[in_use].astype(np.float64, copy=False), place[codes][in_use]
 
-    scored = [recordings[i] for i in chosen]
+    scored = [recordings[int(i)] for i in chosen]
     truth = target_matrix(scored, labels) > 0
     if not truth.any():
         raise InputError(
@@ -206,8 +150,7 @@ def score_rows(
     by_recording = Level(truth, pooled, primary, np.arange(n), n, threshold)
     by_window = Level(truth[group], window_scores, primary[group], group, n, threshold)
 
-    n_window_replicates = int(np.clip(_WINDOW_VALUES // by_window.truth.size, 100, n_bootstrap))
-    n_window_replicates = min(n_window_replicates, n_bootstrap)
+    n_window_replicates = min(n_bootstrap, max(100, _WINDOW_VALUES // by_window.truth.size))
     weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, n_bootstrap, seed)])
     recording_figures = by_recording.figures(weights)
     window_figures = by_window.figures(weights[:, : n_window_replicates + 1])
@@ -218,8 +161,9 @@ def score_rows(
         "recording": _figures(recording_figures, by_recording),
         "window": _figures(window_figures, by_window),
     }
-    absent = ~truth.any(axis=0)
-    notes = _notes(split, heard or Heard(), scored, labels, absent, figures, pool, calibrated_on)
+    support = truth.sum(axis=0)
+    n_absent = int((support == 0).sum())
+    notes = _notes(split, heard or Heard(), scored, labels, support, figures, pool, calibrated_on)
     if n_window_replicates < n_bootstrap:
         notes.append(f"Intervals per window rest on {n_window_replicates} replicates: the table is large.")
     return ScoreReport(
@@ -231,7 +175,7 @@ def score_rows(
             "no_label": int(split.no_label.sum()),
             "no_windows": n_windowless,
         },
-        absent_classes=int(absent.sum()),
+        absent_classes=n_absent,
         random_baseline=baseline,
         pool=pool,
         per_class=_per_class(by_recording, recording_figures, by_window, window_figures, labels, names or {}, scored),
@@ -282,8 +226,8 @@ def _figures(level_figures: LevelFigures, level: Level) -> dict[str, Figure]:
         if np.isnan(values[0]):
             figures[name] = Figure(None, None, None, n)
             continue
-        low, high = interval(values[1:])
-        figures[name] = Figure(float(values[0]), low, high, n)
+        low, high = interval(values[1:], float(values[0]))
+        figures[name] = Figure(float(values[0]), max(low, 0.0), min(high, 1.0), n)
     return figures
 
 
@@ -327,7 +271,7 @@ def _notes(
     heard: Heard,
     scored: Sequence[RecordingLabels],
     labels: Sequence[str],
-    absent: np.ndarray,
+    support: np.ndarray,
     figures: Mapping[str, Mapping[str, Figure]],
     pool: str,
     calibrated_on: str,
@@ -344,10 +288,17 @@ def _notes(
         notes.append(
             f"{len(split.without_unheard)} classes have no unheard recording: {', '.join(split.without_unheard)}."
         )
-    if absent.any():
+    n_absent = int((support == 0).sum())
+    if n_absent:
         notes.append(
-            f"{int(absent.sum())} of {len(labels)} classes do not occur: left out of present-only figures, "
+            f"{n_absent} of {len(labels)} classes do not occur: left out of present-only figures, "
             "scored 1 by construction in padded cmAP."
+        )
+    n_thin = int(((support > 0) & (support < _THIN_SUPPORT)).sum())
+    if n_thin:
+        notes.append(
+            f"{n_thin} classes have fewer than {_THIN_SUPPORT} recordings: intervals of class means (cmAP, AUROC, macro F1) "
+            "are narrower than the truth there."
         )
     n_outside = sum(r.primary_label not in known for r in scored)
     if n_outside:

@@ -35,7 +35,7 @@ class SvmSettings:
     """
 
     loss: str = "squared_hinge"
-    c: float = 1.0
+    c: float = 3.0
     class_balanced: bool = False
     epochs: int = 4
     min_updates: int = 2000
@@ -65,6 +65,11 @@ class SvmHead(Head):
     settings_type = SvmSettings
     default_slope = 3.0  # puts the margins -1 and 1 at .05 and .95
     settings: SvmSettings
+
+    def __init__(self, settings: SvmSettings | None = None) -> None:
+        super().__init__(settings)
+        self._n_rows = self._n_updates = self._n_averaged = 0
+        self._positives: np.ndarray = np.zeros(0)
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> None:
         settings = self.settings

@@ -1,0 +1,336 @@
+"""`heads`: fit heads on stored embeddings, score them on recordings nobody has heard, compare them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import DryRunOption, JsonOption, console, make_app, progress, run, write_summary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embeddings.contract import Heard
+    from embeddings.store import Store
+    from stage2_heads.base import Head
+    from stage2_heads.score_report import ScoreReport
+
+app = make_app("Fit heads on a store's embeddings, score them honestly, compare them.")
+
+StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
+SplitOption = Annotated[str, typer.Option(help="valid, train or all. Default: all that is unheard.")]
+FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
+PoolOption = Annotated[str, typer.Option(help="A recording's score from its windows: mean or max.")]
+BootstrapOption = Annotated[int, typer.Option(help="Replicates behind the 95 % intervals.")]
+SeenOption = Annotated[bool, typer.Option(help="Score heard recordings too; every figure will say so.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+
+
+@app.command()
+def fit(
+    store_path: StoreArgument,
+    head: Annotated[str, typer.Option(help="svm, mlp or knn.")],
+    out: Annotated[Path, typer.Option(help="Folder of the head.")],
+    split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
+    blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
+    windows: Annotated[str, typer.Option(help="Which windows carry a recording's label: all or loudest.")] = "all",
+    secondary_weight: Annotated[float, typer.Option(help="Target of a secondary label among the classes.")] = 1.0,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the head, such as k=10.")] = None,
+    valid_fold: FoldOption = "",
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option(help="Replace the head that --out holds.")] = False,
+    json_path: JsonOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Fit a head on the labelled windows of a store."""
+    import time
+
+    import numpy as np
+
+    from embeddings.errors import InputError
+    from embeddings.store import Store
+    from stage2_heads.heads import create_head
+    from stage2_heads.labels import RecordingLabels
+    from stage2_heads.leaks import heard_mask
+    from stage2_heads.rows import label_rows
+
+    if out.exists() and (not (out / "head.json").is_file() or not overwrite):
+        remedy = "pass --overwrite to replace it" if (out / "head.json").is_file() else "name a new folder"
+        raise InputError(f"--out {out} exists; {remedy}.")
+    unfitted = create_head(head, **_head_settings(head, setting or [], seed))
+    store = Store(store_path)
+    _warn_of_torn_shards(store)
+    reader = store.reader(blocks.split(",") if blocks else None)
+    names = [name for name, _ in reader.blocks]
+    rows = _rows_of_split(store, split, valid_fold)
+    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+    recordings = [RecordingLabels.of(store.catalogue.recordings[p]) for p in places]
+    labelled = label_rows(
+        reader,
+        rows,
+        recording_of_row,
+        recordings,
+        blocks=reader.blocks,
+        heard_by_backbone=heard_mask(recordings, store.heard(names)),
+        windows=windows,
+        rms_dbfs=store.rows.rms_dbfs[rows],
+        secondary_weight=secondary_weight,
+    )
+    n_fitted = len(np.unique(labelled.recording_of_row))
+    what = (
+        f"{head} on {' + '.join(names)} ({labelled.dim} numbers), {labelled.n_rows} windows of {n_fitted} recordings, "
+        f"{len(labelled.labels)} labels, split {split}, {windows} windows"
+    )
+    if dry_run:
+        console().print(f"Would fit {what}.")
+        return
+    began = time.monotonic()
+    with progress(f"fitting {head}", 1000, "steps") as advance:
+        done = 0
+
+        def report(share: float) -> None:
+            nonlocal done
+            advance(round(1000 * share) - done)
+            done = round(1000 * share)
+
+        fitted = unfitted.fit(labelled, progress=report)
+    fitted.provenance = {
+        "store": str(store.path.resolve()),
+        "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
+        "n_windows": labelled.n_rows,
+        "n_recordings": n_fitted,
+    }
+    fitted.save(out)
+    seconds = time.monotonic() - began
+    calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
+    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}\nHead: {out}")
+    write_summary(
+        json_path,
+        {
+            "head": str(out),
+            "kind": head,
+            "blocks": names,
+            "labels": list(fitted.labels_),
+            "seconds": seconds,
+            "calibrated_on": fitted.calibrated_on_,
+            **fitted.provenance,
+        },
+    )
+
+
+@app.command()
+def score(
+    head_path: Annotated[Path, typer.Argument(help="A head made by `heads fit`.")],
+    store_path: StoreArgument,
+    split: SplitOption = "",
+    valid_fold: FoldOption = "",
+    pool: PoolOption = "mean",
+    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    bootstrap: BootstrapOption = 1000,
+    seed: SeedOption = 0,
+    include_seen: SeenOption = False,
+    per_class: Annotated[bool, typer.Option(help="Print the table of classes.")] = True,
+    json_path: JsonOption = None,
+) -> None:
+    """Score a head on the recordings that neither it nor its backbones have heard."""
+    from embeddings.store import Store
+    from stage2_heads.heads import load_head
+    from stage2_heads.report import class_table, score_table
+
+    store = Store(store_path)
+    head = load_head(head_path)
+    heard = head.heard_.union(store.heard(_blocks_in(head, head_path, store)))
+    report = _evaluate(head, head_path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen)
+    out = console()
+    side = f"split {split}" if split else "all that is unheard"
+    out.print(score_table(report, f"{head_path} on {store_path}, {side}; windows pooled by {pool}"))
+    if per_class:
+        out.print(class_table(report, "Per class"))
+    _print_left_out(report)
+    write_summary(json_path, {"head": str(head_path), "store": str(store_path), "split": split, **report.to_json()})
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[Path], typer.Argument(metavar="HEAD... STORE", help="Heads, and last the store.")],
+    split: SplitOption = "",
+    valid_fold: FoldOption = "",
+    pool: PoolOption = "mean",
+    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    bootstrap: BootstrapOption = 1000,
+    seed: SeedOption = 0,
+    include_seen: SeenOption = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Heads side by side on the same unheard recordings, with paired differences to the first one."""
+    from embeddings.contract import Heard
+    from embeddings.errors import InputError
+    from embeddings.store import Store
+    from stage2_heads.comparison import compare_reports
+    from stage2_heads.heads import load_head
+    from stage2_heads.report import comparison_table
+
+    if len(paths) < 2:
+        raise InputError("name at least one head, and last the store: heads compare HEAD... STORE")
+    *head_paths, store_path = paths
+    store = Store(store_path)
+    heads = {path: load_head(path) for path in head_paths}
+    # One list of heard recordings for all, so that every head is scored on the same ones.
+    heard = Heard().union(*(h.heard_.union(store.heard(_blocks_in(h, path, store))) for path, h in heads.items()))
+    reports = {}
+    for path, head in heads.items():
+        reports[_short_name(path, head_paths)] = _evaluate(
+            head, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
+        )
+    comparison = compare_reports(reports)
+    side = f"split {split}" if split else "all that is unheard"
+    console().print(comparison_table(comparison, f"{store_path}, {side}; per recording, windows pooled by {pool}"))
+    _print_left_out(next(iter(reports.values())))
+    write_summary(json_path, {"store": str(store_path), "split": split, **comparison.to_json()})
+
+
+@app.command()
+def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads fit`.")]) -> None:
+    """What a head is: kind, settings, blocks, classes, what it was fitted on and how it was calibrated."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from stage2_heads.heads import load_head
+
+    head = load_head(head_path)
+    table = Table(title=str(head_path), show_header=False, title_justify="left")
+    table.add_row("kind", head.kind)
+    table.add_row("settings", ", ".join(f"{k}={v}" for k, v in asdict(head.settings).items()))
+    for (name, fingerprint), dim in zip(head.blocks_, head.dims_, strict=True):
+        table.add_row(f"block {name}", f"{dim} numbers, fingerprint {fingerprint.digest[:12]}")
+    classes = [head.names_.get(label, ("", ""))[1] or label for label in head.labels_]
+    table.add_row("classes", f"{len(classes)}: {', '.join(classes)}")
+    n_heard = len(head.heard_.trained_on) + len(head.heard_.selected_on)
+    table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
+    table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
+    for key, value in head.provenance.items():
+        table.add_row(key, str(value))
+    console().print(table)
+
+
+def _evaluate(
+    head: Head,
+    head_path: Path,
+    store: Store,
+    heard: Heard,
+    split: str,
+    valid_fold: str,
+    pool: str,
+    threshold: float,
+    n_bootstrap: int,
+    seed: int,
+    include_seen: bool,
+) -> ScoreReport:
+    import numpy as np
+
+    from stage2_heads.labels import RecordingLabels
+    from stage2_heads.scoring import evaluate
+
+    _warn_of_torn_shards(store)
+    reader = store.reader(_blocks_in(head, head_path, store))
+    rows = _rows_of_split(store, split or "all", valid_fold)
+    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+    return evaluate(
+        head,
+        reader,
+        rows,
+        recording_of_row,
+        [RecordingLabels.of(store.catalogue.recordings[p]) for p in places],
+        pool=pool,
+        heard=heard,
+        include_seen=include_seen,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        threshold=threshold,
+    )
+
+
+def _blocks_in(head: Head, head_path: Path, store: Store) -> list[str]:
+    """The names under which a store holds a head's blocks."""
+    from embeddings.contract import require_same_blocks
+
+    available = {name: block.fingerprint for name, block in store.blocks.items()}
+    return require_same_blocks(head.blocks_, available, who=f"head {head_path}", where=f"store {store.path}")
+
+
+def _rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
+    """Row numbers of one side of the split; "both" recordings are on either side."""
+    import numpy as np
+
+    from embeddings.errors import InputError
+    from embeddings.splits import make_split
+
+    if split not in ("train", "valid", "all"):
+        raise InputError(f"--split {split} is not a side; choose train, valid or all.")
+    sides = [r.split for r in store.catalogue]
+    if valid_fold:
+        made = make_split(store.catalogue.recordings, valid_fold=valid_fold).assignments
+        sides = [made.get(r.recording, "") for r in store.catalogue]
+    if split == "all":
+        return np.arange(store.n_rows)
+    wanted = np.array([side in (split, "both") for side in sides], bool)
+    rows = np.flatnonzero(wanted[store.place_of_row])
+    if not len(rows):
+        raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
+    return rows
+
+
+def _head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:
+    """`name=value` settings, values read as JSON, else as text. The seed goes to the heads that draw."""
+    from dataclasses import fields
+
+    from embeddings.errors import InputError
+    from stage2_heads.heads import create_head
+
+    settings: dict[str, Any] = {}
+    for item in given:
+        name, separator, text = item.partition("=")
+        if not separator:
+            raise InputError(f"--set {item} is not name=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    if any(f.name == "seed" for f in fields(create_head(kind).settings)):
+        settings.setdefault("seed", seed)
+    return settings
+
+
+def _short_name(path: Path, among: list[Path]) -> str:
+    return path.name if sum(p.name == path.name for p in among) == 1 else str(path)
+
+
+def _print_left_out(report: ScoreReport) -> None:
+    left = report.left_out
+    out = console()
+    out.print(
+        f"Scored {len(report.recordings)} recordings. Left out: {left['heard']} heard in training, "
+        f"{left['no_label']} without a label. Classes without a scored recording: {report.absent_classes}."
+    )
+
+
+def _warn_of_torn_shards(store: Store) -> None:
+    if store.torn:
+        console().print(
+            f"Warning: {len(store.torn)} torn shards of {store.path} are passed over; `embed verify` names them, and "
+            f"the `embed extract` that made the store embeds their recordings again."
+        )
+
+
+def main() -> None:
+    """Entry point of `heads`."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""A head's score report: joins, the leak guard, intervals, baselines, and the shape of its JSON."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+
+from embeddings.contract import Heard
+from embeddings.errors import InputError, ScoreRangeError
+from stage2_heads.bootstrap import bayesian_weights, interval, rule_of_three
+from stage2_heads.comparison import compare_reports
+from stage2_heads.labels import RecordingLabels, target_matrix
+from stage2_heads.leaks import guard
+from stage2_heads.levels import METRICS, Level
+from stage2_heads.metrics import average_precision, padded_cmap, present_cmap
+from stage2_heads.scoring import pool_windows, score_rows
+
+LABELS = ("a", "b", "c", "d")
+
+
+def made_up(n=30, windows=3, seed=0, skill=1.5):
+    """Recordings of species a, b and c (d is absent), with scores of middling skill for each of their windows."""
+    rng = np.random.default_rng(seed)
+    recordings = [
+        RecordingLabels(f"r{i}", LABELS[i % 3], ("b", "elsewhere") if i % 7 == 0 else (), xeno_canto_id=str(i))
+        for i in range(n)
+    ]
+    truth = target_matrix(recordings, LABELS)
+    row = np.repeat(np.arange(n), windows)
+    scores = 1 / (1 + np.exp(-rng.normal(skill * truth[row] - 1)))
+    return recordings, [f"r{i}" for i in row], scores
+
+
+def report_of(*args, **kwargs):
+    recordings, rows, scores = made_up()
+    return score_rows(scores, LABELS, rows, recordings, *args, **{"n_bootstrap": 50, **kwargs})
+
+
+def test_the_json_has_the_documented_shape_and_no_nan():
+    value = report_of().to_json()
+    json.dumps(value, allow_nan=False)
+    for level, n in (("recording", 30), ("window", 90)):
+        assert set(METRICS) <= set(value[level])
+        for figure in value[level].values():
+            assert set(figure) == {"value", "low", "high", "n"}
+            assert figure["n"] == n
+            assert figure["low"] <= figure["value"] <= figure["high"]
+    assert value["left_out"]["heard"] == value["left_out"]["no_label"] == 0
+    assert value["absent_classes"] == 1
+    assert set(METRICS) <= set(value["random_baseline"])
+    assert value["random_baseline"]["auroc"] == pytest.approx(0.5, abs=0.1)
+    assert [row["support"] for row in value["per_class"]] == [10, 14, 10, 0]
+    assert value["per_class"][3]["ap"] is None
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_figures_are_those_of_the_pooled_table(pool):
+    recordings, _, scores = made_up()
+    report = report_of(pool=pool)
+    windows = scores.reshape(30, 3, 4)
+    pooled = windows.mean(axis=1) if pool == "mean" else windows.max(axis=1)
+    truth = target_matrix(recordings, LABELS) > 0
+    assert report.recording["cmap_padded_5"].value == pytest.approx(padded_cmap(truth, pooled), abs=1e-12)
+    assert report.recording["cmap_padded_3"].value == pytest.approx(padded_cmap(truth, pooled, padding=3), abs=1e-12)
+    assert report.recording["cmap_present"].value == pytest.approx(present_cmap(truth, pooled), abs=1e-12)
+    micro = average_precision(truth.reshape(-1, 1), pooled.reshape(-1, 1))[0]
+    assert report.recording["ap_micro"].value == pytest.approx(micro, abs=1e-12)
+    assert report.window["cmap_present"].value == pytest.approx(present_cmap(np.repeat(truth, 3, 0), scores), abs=1e-12)
+    hits = pooled.argmax(axis=1) == [LABELS.index(r.primary_label) for r in recordings]
+    assert report.recording["top_1"].value == pytest.approx(hits.mean())
+
+
+def test_rows_are_joined_by_recording_and_columns_by_name():
+    recordings, rows, scores = made_up()
+    straight = report_of().to_json()
+    rng = np.random.default_rng(3)
+    order, columns = rng.permutation(len(rows)), [2, 0, 3, 1]
+    shuffled = score_rows(
+        scores[order][:, columns], [LABELS[c] for c in columns], [rows[i] for i in order], recordings, n_bootstrap=50
+    ).to_json()
+    for level in ("recording", "window"):
+        for name in METRICS:
+            for part in ("value", "low", "high"):
+                assert shuffled[level][name][part] == pytest.approx(straight[level][name][part], abs=1e-9)
+
+
+def test_recordings_missing_from_the_truth_are_named():
+    recordings, rows, scores = made_up()
+    with pytest.raises(InputError, match="r29"):
+        score_rows(scores, LABELS, rows, recordings[:-1])
+
+
+def test_heard_recordings_are_left_out_by_hash_and_by_xeno_canto_id():
+    heard = Heard(trained_on=frozenset({"r0"}), selected_on=frozenset({"r1"}), xeno_canto_ids=frozenset({"2"}))
+    report = report_of(heard=heard)
+    assert report.left_out["heard"] == 3
+    assert report.recording["auroc"].n == 27
+    assert not {"r0", "r1", "r2"} & set(report.recordings)
+    assert any("3 recordings heard" in note for note in report.notes)
+
+
+def test_include_seen_scores_heard_recordings_and_says_so_on_every_line():
+    from rich.console import Console
+
+    from stage2_heads.report import class_table, comparison_table, score_table
+
+    report = report_of(heard=Heard(trained_on=frozenset({"r0"})), include_seen=True)
+    assert (report.recording["auroc"].n, report.n_seen, report.left_out["heard"]) == (30, 1, 0)
+    comparison = comparison_table(compare_reports({"svm": report}))
+    for table, n_lines in ((score_table(report), len(METRICS)), (class_table(report), len(LABELS)), (comparison, 1)):
+        console = Console(width=300, record=True, file=io.StringIO())
+        console.print(table)
+        assert console.export_text().count("incl. 1 heard in training") == n_lines
+
+
+def test_species_without_an_unheard_recording_are_named():
+    recordings = made_up()[0]
+    heard = Heard(trained_on=frozenset(r.recording for r in recordings if r.primary_label == "a"))
+    report = report_of(heard=heard)
+    assert any("no unheard recording: a, d" in note for note in report.notes)
+    assert report.absent_classes == 2
+
+
+def test_nothing_unheard_left_is_an_error_that_names_the_way_out():
+    recordings = made_up()[0]
+    everything = Heard(trained_on=frozenset(r.recording for r in recordings))
+    with pytest.raises(InputError, match="--include-seen"):
+        guard(recordings, everything, LABELS)
+    assert guard(recordings, everything, LABELS, include_seen=True).scored.all()
+
+
+def test_what_a_backbone_does_not_publish_becomes_a_note():
+    sentence = "BirdNET does not list its training recordings."
+    assert sentence in report_of(heard=Heard(unpublished=sentence)).notes
+
+
+def test_unlabelled_and_windowless_recordings_are_counted():
+    recordings, rows, scores = made_up()
+    more = [*recordings, RecordingLabels("silent", "a"), RecordingLabels("nobody knows")]
+    report = score_rows(scores, LABELS, rows, more, n_bootstrap=20)
+    assert report.left_out == {"heard": 0, "no_label": 1, "no_windows": 1}
+
+
+def test_recordings_of_unknown_species_are_negatives_but_not_in_top_k():
+    recordings, rows, scores = made_up()
+    other = [dataclasses.replace(recordings[0], primary_label="zebra", secondary_labels=()), *recordings[1:]]
+    report = score_rows(scores, LABELS, rows, other, n_bootstrap=20)
+    assert report.recording["top_1"].n == 29
+    assert report.recording["cmap_present"].n == 30
+
+
+def test_scores_that_saturate_are_refused():
+    recordings, rows, scores = made_up()
+    scores[0, 0] = 1.0
+    with pytest.raises(ScoreRangeError):
+        score_rows(scores, LABELS, rows, recordings)
+
+
+def test_pooled_means_of_scores_just_below_one_stay_below_one():
+    scores = np.full((9, 2), 1 - 2.0**-53)
+    assert (pool_windows(scores, np.repeat([0, 1, 2], 3), 3, "mean") < 1).all()
+
+
+def test_bootstrap_keeps_every_recording_and_mean_weight_one():
+    weights = bayesian_weights(20, 300, seed=1)
+    assert (weights > 0).all()
+    np.testing.assert_allclose(weights.sum(axis=0), 20)
+    np.testing.assert_array_equal(weights, bayesian_weights(20, 300, seed=1))
+    # Dirichlet(1, ..., 1): variance of a share is (n - 1) / (n^2 (n + 1))
+    assert (weights / 20).var() == pytest.approx(19 / (400 * 21), rel=0.1)
+
+
+def test_class_set_is_frozen_so_no_replicate_is_undefined():
+    report = report_of(n_bootstrap=200)
+    for values in report.replicates.values():
+        assert np.isfinite(values).all()
+
+
+def test_intervals_cover_the_share_of_hits_about_as_often_as_they_promise():
+    rng = np.random.default_rng(0)
+    covered = []
+    for seed in range(120):
+        n = 40
+        scores = np.full((n, 2), 0.4)
+        scores[:, 0] = np.where(rng.random(n) < 0.7, 0.6, 0.2)
+        level = Level(np.eye(2, dtype=bool)[np.zeros(n, int)], scores, np.zeros(n, int), np.arange(n), n)
+        values = level.figures(np.hstack([np.ones((n, 1)), bayesian_weights(n, 200, seed)])).metrics["top_1"]
+        low, high = interval(values[1:], values[0])
+        covered.append(low <= 0.7 <= high)
+    assert 0.86 <= np.mean(covered) <= 0.99
+
+
+def test_windows_of_one_recording_do_not_narrow_the_interval():
+    recordings, rows, scores = made_up(windows=1)
+    once = score_rows(scores, LABELS, rows, recordings, n_bootstrap=200).window["top_1"]
+    many = score_rows(np.repeat(scores, 5, 0), LABELS, np.repeat(rows, 5), recordings, n_bootstrap=200).window["top_1"]
+    assert (many.value, many.low, many.high) == pytest.approx((once.value, once.low, once.high))
+
+
+def test_a_perfect_score_carries_the_rule_of_three():
+    recordings, rows, _ = made_up()
+    truth = target_matrix(recordings, LABELS)[[int(r[1:]) for r in rows]]
+    report = score_rows(0.1 + 0.8 * truth, LABELS, rows, recordings, n_bootstrap=20)
+    assert report.recording["auroc"].low == report.recording["auroc"].high == 1.0
+    assert any("rule of three" in note and "0.100" in note for note in report.notes)
+    assert rule_of_three(30) == pytest.approx(0.1)
+
+
+def test_paired_difference_is_narrower_than_unpaired_and_zero_to_itself():
+    recordings, rows, scores = made_up()
+    report = report_of(n_bootstrap=300)
+    better = score_rows(
+        np.clip(scores + 0.05 * target_matrix(recordings, LABELS)[[int(r[1:]) for r in rows]], 0, 0.99),
+        LABELS, rows, recordings, n_bootstrap=300,
+    )  # fmt: skip
+    comparison = compare_reports({"first": report, "same": report, "better": better})
+    same, gain = comparison.differences["same"]["cmap_present"], comparison.differences["better"]["cmap_present"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert gain.value > 0
+    own = report.recording["cmap_present"]
+    assert gain.high - gain.low < own.high - own.low
+    json.dumps(comparison.to_json(), allow_nan=False)
+
+
+def test_heads_scored_on_different_recordings_are_not_paired():
+    other = report_of(heard=Heard(trained_on=frozenset({"r0"})))
+    comparison = compare_reports({"first": report_of(), "other": other})
+    assert comparison.differences == {}
+    assert "different recordings" in comparison.notes[0]
+
+
+def test_brackets_in_names_are_shown_as_they_are():
+    from rich.console import Console
+
+    from stage2_heads.report import class_table
+
+    recordings, rows, scores = made_up()
+    names = {"a": ("Parus major", "song [red]")}
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(class_table(score_rows(scores, LABELS, rows, recordings, n_bootstrap=20, names=names)))
+    assert "song [red]" in console.export_text()
