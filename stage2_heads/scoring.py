@@ -297,7 +297,7 @@ def _notes(
     n_thin = int(((support > 0) & (support < _THIN_SUPPORT)).sum())
     if n_thin:
         notes.append(
-            f"{n_thin} classes have fewer than {_THIN_SUPPORT} recordings: intervals of class means (cmAP, AUROC, macro F1) "
+            f"{n_thin} classes have fewer than {_THIN_SUPPORT} recordings: intervals of class means (cmAP, AUROC, F1) "
             "are narrower than the truth there."
         )
     n_outside = sum(r.primary_label not in known for r in scored)

@@ -115,7 +115,7 @@ def test_adding_a_block_computes_only_that_block(filled):
     extract(catalogue, [backbone, second], store, fake_decode)
     assert (backbone.n_embedded, second.n_embedded) == (n, store.n_rows)
     store = Store(store.path)
-    assert [b for b in store.blocks] == ["fake", "second"]
+    assert list(store.blocks) == ["fake", "second"]
     np.testing.assert_array_equal(store.reader(["fake"]).read(np.arange(store.n_rows)), [v for _, _, v in before])
 
 

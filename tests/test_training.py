@@ -1,0 +1,189 @@
+"""Training: it learns, it survives a kill without a trace, and it says what it cannot use."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from embeddings.errors import InputError
+from embeddings.files import content_hash
+from embeddings.recordings import Recording
+from embeddings.splits import make_split
+
+RATE_HZ = 16_000
+
+
+def tones(folder: Path, n: int = 6, seconds: float = 6.0) -> list[Recording]:
+    """Two labels that differ in pitch, n recordings each."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    recordings = []
+    for label, hz in (("high", 3000.0), ("low", 700.0)):
+        for i in range(n):
+            t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+            samples = 0.2 * np.sin(2 * np.pi * hz * rng.uniform(0.9, 1.1) * t) + 0.02 * rng.normal(size=len(t))
+            path = folder / f"{label}{i}.wav"
+            soundfile.write(path, samples, RATE_HZ)
+            recordings.append(Recording(content_hash(path), path, filename=path.name, primary_label=label))
+    return recordings
+
+
+def present_cmap(truth, scores):
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(truth, scores, average="macro"))
+
+
+def settings(**changes):
+    from stage1_backbones.training import TrainingSettings
+
+    small = TrainingSettings(kind="vggish_bigru", epochs=3, crops_per_recording=1, batch_size=4, patience=9)
+    return replace(small, **changes)
+
+
+def run(recordings, out, chosen, **more):
+    from stage1_backbones.training import train
+
+    return train(recordings, chosen, out, split=make_split(recordings, everything=True), scorer=present_cmap, **more)
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    return tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="module")
+def trained(recordings, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    return out, run(recordings, out, settings())
+
+
+def test_it_learns_and_leaves_all_that_a_user_looks_for(trained, recordings):
+    from stage1_backbones.registry import load_backbone
+
+    out, summary = trained
+    with open(out / "metrics.csv") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 3
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert summary.best_cmap > 0.9
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    backbone = load_backbone(out)
+    assert backbone.labels == ("high", "low")
+    heard = backbone.heard
+    assert heard.trained_on | heard.selected_on == {r.recording for r in recordings}
+    assert len(heard.selected_on) == summary.n_select > 0
+    assert not heard.trained_on & heard.selected_on
+
+
+def test_the_same_call_again_changes_nothing_and_another_is_refused(trained, recordings):
+    out, summary = trained
+    before = weights_of(out)
+    assert run(recordings, out, settings()) == summary
+    assert weights_of(out) == before
+    with pytest.raises(InputError, match=r"learning_rate: 0\.001 there, 0\.5 asked"):
+        run(recordings, out, settings(learning_rate=0.5))
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_training import *
+recordings = tones(Path({audio!r}))
+def on_epoch(row):
+    print("epoch", int(row["epoch"]), flush=True)
+import torch
+torch.set_num_threads({threads})
+run(recordings, Path({out!r}), settings(), on_epoch=on_epoch)
+"""
+
+
+@pytest.mark.slow
+def test_a_training_killed_twice_ends_with_the_weights_of_an_uninterrupted_one(trained, recordings, tmp_path):
+    import torch
+
+    out = tmp_path / "killed"
+    code = KILLED.format(
+        tests=str(Path(__file__).parent),
+        audio=str(recordings[0].path.parent),
+        out=str(out),
+        threads=torch.get_num_threads(),
+    )
+    for last_line in ("epoch 1", "epoch 2"):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == last_line:
+                break
+        # The checkpoint of the epoch is written right after it is reported.
+        deadline = time.monotonic() + 20
+        while not (out / "resume/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "backbone.json").exists()
+    torn = out / "resume/last.ckpt"
+    torn.write_bytes(torn.read_bytes()[:1000])  # and the last checkpoint is torn on top of it
+    resumed = run(recordings, out, settings())
+    whole, summary = trained
+    assert weights_of(out) == weights_of(whole)
+    assert (resumed.best_epoch, resumed.best_cmap) == (summary.best_epoch, summary.best_cmap)
+
+
+def test_a_bad_recording_is_named_and_left_out(recordings, tmp_path):
+    bad = tmp_path / "bad.wav"
+    bad.write_text("not audio")
+    wrong = Recording(content_hash(bad), bad, filename="bad.wav", primary_label="high")
+    summary = run([*recordings, wrong], tmp_path / "out", settings(epochs=1))
+    assert len(summary.problems) == 1
+    assert "bad.wav" in summary.problems[0]
+
+
+def test_too_little_to_train_on_is_said_before_anything_starts(recordings, tmp_path):
+    with pytest.raises(InputError, match="two labels are needed"):
+        run([r for r in recordings if r.primary_label == "low"], tmp_path / "out", settings())
+    assert not (tmp_path / "out").exists()
+
+
+def test_recordings_beyond_the_memory_budget_give_the_same_windows(recordings):
+    from stage1_backbones.crops import Crops
+
+    kept = Crops(recordings[:2], RATE_HZ, 5.0)
+    decoded = Crops(recordings[:2], RATE_HZ, 5.0, cache_bytes=0)
+    for i in range(2):
+        np.testing.assert_array_equal(
+            kept.random(i, np.random.default_rng(1)), decoded.random(i, np.random.default_rng(1))
+        )
+
+
+def test_a_recording_shorter_than_a_window_is_repeated(tmp_path):
+    from stage1_backbones.crops import Crops
+
+    (short, *_) = tones(tmp_path, n=1, seconds=2.0)
+    window = Crops([short], RATE_HZ, 5.0).random(0, np.random.default_rng(0))
+    np.testing.assert_array_equal(window[: 2 * RATE_HZ], window[2 * RATE_HZ : 4 * RATE_HZ])
+    assert len(window) == 5 * RATE_HZ
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"epochs": 0}, "epochs=0"), ({"batch_size": 1}, "batch_size=1"), ({"mixup_alpha": -1}, "mixup_alpha")],
+)
+def test_settings_that_make_no_sense_are_refused_where_they_are_made(changes, message):
+    with pytest.raises(InputError, match=message):
+        settings(**changes)
