@@ -291,7 +291,7 @@ def _sides(
     """The side of every recording: the backbones' word first, then the store's, then a split made now."""
     from embeddings.splits import join_splits, make_split
 
-    trained = {b.name: b.split for b in backbones if getattr(b, "split", None) is not None}
+    trained = {b.name: known for b in backbones if (known := getattr(b, "split", None)) is not None}
     first = next(iter(trained.values()), None)
     if first is not None and seed is None and not valid_fold:
         made = make_split(

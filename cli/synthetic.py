@@ -22,6 +22,7 @@ NOISE_BEDS = ("pink", "rain", "wind", "hum")
 
 _SHORTEST_S, _LONGEST_S = 6.0, 10.0
 _OVERLAP_SHARE = 0.35  # of the recordings hold a second species
+_TENTH = RATE_HZ // 10  # samples; recordings are whole tenths of a second, which Fourier transforms quickly
 _EDGE_S = 0.012  # a syllable swells and fades, or its edges would click
 _COLUMNS = (
     *("primary_label", "secondary_labels", "type", "latitude", "longitude", "scientific_name", "common_name"),
@@ -170,15 +171,15 @@ def _voice(rng: np.random.Generator) -> Voice:
 
 def _recording(species: Species, voice: Voice, guest: Species | None, rng: np.random.Generator) -> np.ndarray:
     """Phrases of a bird, perhaps of a guest, some distance away, over a noise bed. Peaks well below full scale."""
-    n = round(rng.uniform(_SHORTEST_S, _LONGEST_S) * RATE_HZ)
+    n = round(rng.uniform(_SHORTEST_S, _LONGEST_S) * 10) * _TENTH
     birds = _singing(species, voice, n, rng)
     if guest is not None:
         birds += 10 ** (-rng.uniform(4, 12) / 20) * _singing(guest, _voice(rng), n, rng)
     birds = _distant(birds, rng)
-    loud = np.sqrt(np.mean(np.sort(birds**2)[-n // 4 :]))  # of the quarter of the time in which something sings
+    loud = np.sqrt(np.mean(birds**2)) + 1e-9
     bed = noise_bed("pink", n, rng) + rng.uniform(0.2, 1.5) * noise_bed(str(rng.choice(NOISE_BEDS)), n, rng)
     bed /= np.sqrt(np.mean(bed**2))
-    sound = birds / loud + 10 ** (-rng.uniform(4, 22) / 20) * bed
+    sound = birds / loud + 10 ** (-rng.uniform(0, 18) / 20) * bed
     return sound * (rng.uniform(0.08, 0.9) / np.abs(sound).max())
 
 
@@ -195,13 +196,14 @@ def _singing(species: Species, voice: Voice, n: int, rng: np.random.Generator) -
 
 def _distant(birds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The woods between bird and microphone: fewer high frequencies, some echo."""
-    tilt, n_echo = rng.uniform(0.0, 1.0), round(0.12 * RATE_HZ)
-    echo = rng.standard_normal(n_echo) * np.exp(-np.arange(n_echo) / (0.03 * RATE_HZ))
+    tilt = rng.uniform(0.0, 1.0)
+    echo = rng.standard_normal(_TENTH) * np.exp(-np.arange(_TENTH) / (0.03 * RATE_HZ))
     echo *= rng.uniform(0.0, 0.5) / np.sqrt(np.sum(echo**2))
     echo[0] += 1.0
-    size = len(birds) + n_echo
-    wet = np.fft.irfft(np.fft.rfft(birds, size) * np.fft.rfft(echo, size), size)[: len(birds)]
-    return _coloured(wet, lambda hz: (1 + hz / 2000) ** -tilt)
+    size = len(birds) + _TENTH
+    spectrum = np.fft.rfft(birds, size) * np.fft.rfft(echo, size)
+    spectrum *= (1 + np.fft.rfftfreq(size, 1 / RATE_HZ) / 2000) ** -tilt
+    return np.fft.irfft(spectrum, size)[: len(birds)]
 
 
 def _tone(hz: np.ndarray, harmonics: Sequence[float]) -> np.ndarray:

@@ -124,7 +124,8 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
     entries: list[_Entry] = []
     absent: list[str] = []
     unparsed: list[str] = []
-    for number, row in enumerate(rows.to_dict("records"), start=2):
+    for number, cells in enumerate(rows.itertuples(index=False), start=2):
+        row: dict[str, str] = dict(zip(rows.columns, cells, strict=True))
         filename = row["filename"].strip()
         path = on_disk.pop(filename, None) or root / filename
         if not filename or not path.is_file():

@@ -148,12 +148,12 @@ def _open(path: Path) -> pa.RecordBatch:
 
 
 def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(array).hexdigest()
+    return hashlib.sha256(array.data).hexdigest()
 
 
 def _digest_of_rows(rows: RowTable) -> str:
     digest = hashlib.sha256("\n".join(rows.recording).encode())
     for f in fields(rows):
         if f.name != "recording":
-            digest.update(np.ascontiguousarray(getattr(rows, f.name)))
+            digest.update(np.ascontiguousarray(getattr(rows, f.name)).data)
     return digest.hexdigest()

@@ -58,10 +58,11 @@ class EfficientNet(TrainableNetwork):
         self.sample_rate_hz = settings.picture.sample_rate_hz
         self.window_s = settings.window_s
         self.front_end = PictureFrontEnd(settings.picture)
-        self.body = timm.create_model(settings.model, pretrained=False, num_classes=0)
-        self.dim = int(self.body.num_features)
+        body: Any = timm.create_model(settings.model, pretrained=False, num_classes=0)
+        self.body: nn.Module = body
+        self.dim = int(body.num_features)
         self.classifier = nn.Linear(self.dim, n_labels)
-        config = self.body.pretrained_cfg
+        config = body.pretrained_cfg
         for name, values in (("_mean", config["mean"]), ("_std", config["std"])):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.body.to(memory_format=torch.channels_last)

@@ -26,7 +26,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics
-        row = {"epoch": trainer.current_epoch + 1}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         row.update({name: float(metrics[name]) for name in COLUMNS[1:]})
         self.rows.append(row)
         write_atomically(self._path, self._write)

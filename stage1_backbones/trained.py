@@ -160,5 +160,5 @@ def _digest(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(f"{name} {tuple(state[name].shape)} {state[name].dtype};".encode())
-        digest.update(state[name].numpy())
+        digest.update(state[name].numpy().data)
     return digest.hexdigest()

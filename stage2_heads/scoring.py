@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from embeddings.contract import Heard, RowReader
 from embeddings.errors import InputError
+from stage2_heads.base import Progress
 from stage2_heads.bootstrap import bayesian_weights, interval, rule_of_three
 from stage2_heads.calibration import BELOW_ONE
 from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
@@ -32,8 +33,10 @@ class Scorer(Protocol):
 
     labels_: tuple[str, ...]
     heard_: Heard
-    names_: Mapping[str, tuple[str, str]]
-    calibrated_on_: str
+    names_: dict[str, tuple[str, str]]
+
+    @property
+    def calibrated_on_(self) -> str: ...
 
     def scores(self, X: np.ndarray) -> np.ndarray: ...
 
@@ -51,13 +54,13 @@ def evaluate(
     n_bootstrap: int = 1000,
     seed: int = 0,
     threshold: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ScoreReport:
     """Predict the windows of recordings that nobody has heard, batch by batch, and score them.
 
     rows, recording_of_row  (n,) row numbers of `reader`, and the place of each row's recording in `recordings`
     heard                   what the blocks' backbones have heard; what the head itself has heard is added
-    progress                called with (windows done, windows in all)
+    progress                called with the share of windows predicted, 0 to 1
     Other arguments and errors as in `score_rows`.
     """
     rows, recording_of_row = np.asarray(rows, dtype=np.int64), np.asarray(recording_of_row, dtype=np.int64)
@@ -71,7 +74,7 @@ def evaluate(
         stop = min(start + _BATCH_ROWS, len(rows))
         scores[start:stop] = head.scores(reader.read(rows[start:stop], out=buffer))
         if progress is not None:
-            progress(stop, len(rows))
+            progress(stop / len(rows))
     return score_rows(
         scores,
         head.labels_,
