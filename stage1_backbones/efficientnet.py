@@ -16,7 +16,10 @@ from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.spectrogram import PictureFrontEnd, PictureSettings
 from stage1_backbones.weights import load_efficientnet_weights
 
-__all__ = ["EfficientNet", "EfficientNetSettings", "create"]
+__all__ = ["RECIPE", "EfficientNet", "EfficientNetSettings", "create"]
+
+
+RECIPE = {"crops_per_recording": 2}
 
 
 @dataclass(frozen=True)

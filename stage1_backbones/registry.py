@@ -17,7 +17,7 @@ from embeddings.files import read_json
 if TYPE_CHECKING:
     from stage1_backbones.network import TrainableNetwork
 
-__all__ = ["BACKBONES", "BackboneKind", "create_network", "list_backbones", "load_backbone"]
+__all__ = ["BACKBONES", "BackboneKind", "create_network", "list_backbones", "load_backbone", "recipe_of"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,13 @@ def list_backbones() -> list[BackboneKind]:
 
 def create_network(kind: str, settings: Mapping[str, Any], n_labels: int, weights: str = "auto") -> TrainableNetwork:
     """Build a network to train. Raises InputError for a kind that is unknown or frozen."""
-    known = _kind(kind)
-    if not known.trainable:
-        raise InputError(f"{kind} is frozen: use it as it is, with `embed extract --backbone {kind}`.")
-    return import_module(known.module).create(settings, n_labels, weights)
+    return import_module(_trainable(kind).module).create(settings, n_labels, weights)
+
+
+def recipe_of(kind: str) -> Mapping[str, Any]:
+    """Training settings in which a kind differs from the common ones. Raises InputError as `create_network` does."""
+    known = _trainable(kind)
+    return import_module(known.module).RECIPE
 
 
 def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
@@ -124,6 +127,13 @@ def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
             f"{path} has format {description.get('format')!r}; this version reads {FORMAT!r}. Train it again."
         )
     return TrainedBackbone.load(path, description, module.create, device)
+
+
+def _trainable(name: str) -> BackboneKind:
+    known = _kind(name)
+    if not known.trainable:
+        raise InputError(f"{name} is frozen: use it as it is, with `embed extract --backbone {name}`.")
+    return known
 
 
 def _kind(name: str) -> BackboneKind:

@@ -12,7 +12,7 @@ import torch
 
 from embeddings.contract import Fingerprint, Heard
 from embeddings.errors import InputError
-from embeddings.files import read_json, write_json
+from embeddings.files import read_json, write_atomically, write_json
 from embeddings.splits import Split
 from stage1_backbones.network import TrainableNetwork
 
@@ -87,10 +87,11 @@ class TrainedBackbone:
 
     def save(self, folder: Path) -> None:
         """Write backbone.json, weights.safetensors and heard.json."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._state(), folder / "weights.safetensors")
+        contents = save(self._state())  # written by us: save_file leaves a file that only its owner may read
+        write_atomically(folder / "weights.safetensors", lambda temporary: _write_bytes(temporary, contents))
         write_json(folder / "heard.json", self._heard.to_json())
         write_json(
             folder / "backbone.json",
@@ -153,6 +154,10 @@ def resolve_device(device: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {device} cannot be used here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def _write_bytes(path: Path, contents: bytes) -> None:
+    path.write_bytes(contents)
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:

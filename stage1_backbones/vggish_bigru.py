@@ -13,7 +13,10 @@ from embeddings.errors import InputError
 from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.spectrogram import VggishFrontEnd, VggishSettings
 
-__all__ = ["WIDTHS", "VggishBigru", "VggishBigruSettings", "create"]
+__all__ = ["RECIPE", "WIDTHS", "VggishBigru", "VggishBigruSettings", "create"]
+
+# From random weights it needs several times the steps of a fine-tune; it is light enough to take them.
+RECIPE = {"crops_per_recording": 4}
 
 # Channels of each convolution; a tuple is a stage, and a max-pooling ends it.
 WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {

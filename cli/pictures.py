@@ -1,0 +1,134 @@
+"""Pictures of calls: a query's spectrogram beside those of its nearest calls, as one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embeddings.errors import InputError
+
+__all__ = ["Call", "calls_of_search", "draw_similar_calls"]
+
+_RATE_HZ = 32_000
+_N_FFT, _HOP_SAMPLES = 1024, 160
+_HIGHEST_HZ = 10_000
+_RANGE_DB = 45  # from a call's loudest moment down to black
+_COLUMNS = 2
+_INK, _PAPER, _QUIET = "#22303c", "#fbfaf7", "#7b8794"
+_QUERY, _SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A stretch of a recording, and what to write above it.
+
+    similarity  to the query, in [-1, 1]; None for the query itself
+    same        it is of the query's species; None where that is not known
+    """
+
+    path: Path
+    start_s: float
+    end_s: float
+    name: str
+    recording: str
+    similarity: float | None = None
+    same: bool | None = None
+
+
+def calls_of_search(result: Mapping[str, Any], label: str, name: str, recording: str) -> tuple[Call, list[Call]]:
+    """The query and its neighbours, from what `embed search --json` wrote.
+
+    label, name, recording  the query's primary label ("" when unknown), its common name and how to call its file
+    The query is shown where its best neighbour found it. Raises InputError when the search found nothing.
+    """
+    neighbours = result["neighbours"]
+    if not neighbours:
+        raise InputError(f"the search for {result['query']} found nothing to draw.")
+    start_s = neighbours[0]["query_start_s"]
+    length_s = max(n["end_s"] - n["start_s"] for n in neighbours)
+    query = Call(Path(result["query"]), start_s, start_s + length_s, name, recording)
+    return query, [
+        Call(
+            Path(n["path"]),
+            n["start_s"],
+            n["end_s"],
+            n["common_name"] or n["primary_label"],
+            n["filename"],
+            n["similarity"],
+            n["primary_label"] == label if label and n["primary_label"] else None,
+        )
+        for n in neighbours
+    ]
+
+
+def draw_similar_calls(query: Call, neighbours: Sequence[Call], path: Path) -> None:
+    """Draw the query and its nearest calls, most similar first, into a PNG. Raises AudioError for a lost recording."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from embeddings.files import write_atomically
+
+    calls = [query, *neighbours]
+    n_rows = -(-len(calls) // _COLUMNS)
+    figure = Figure(figsize=(12.5, 2.75 * n_rows + 0.4), facecolor=_PAPER)
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(n_rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    length_s = max(call.end_s - call.start_s for call in calls)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(calls):
+            axes.set_visible(False)
+            continue
+        _draw_call(axes, calls[place], place, length_s)
+        if place % _COLUMNS == 0:
+            axes.set_ylabel("kHz", color=_QUIET, fontsize=9)
+        if place + _COLUMNS >= len(calls):
+            axes.set_xlabel("seconds", color=_QUIET, fontsize=9)
+            axes.tick_params(labelbottom=True)
+    figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.42 / figure.get_figheight(), bottom=0.07, hspace=0.42)
+    figure.subplots_adjust(wspace=0.07)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, facecolor=_PAPER))
+
+
+def _draw_call(axes: Any, call: Call, rank: int, length_s: float) -> None:
+    decibels = _spectrogram(call)
+    shown_s = min(call.end_s - call.start_s, length_s)
+    axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-_RANGE_DB,
+        vmax=0,
+        extent=(0, shown_s, 0, _HIGHEST_HZ / 1000),
+        interpolation="bilinear",
+    )
+    axes.set(xlim=(0, length_s), ylim=(0, _HIGHEST_HZ / 1000), facecolor="black")
+    colour = _QUERY if call.similarity is None else {True: _SAME, False: _OTHER, None: _QUIET}[call.same]
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=2.6 if call.similarity is None else 1.8)
+    axes.tick_params(colors=_QUIET, labelsize=8, length=2)
+    head = "Query" if call.similarity is None else f"{rank}"
+    bold = {"fontsize": 11, "fontweight": "bold", "transform": axes.transAxes, "va": "bottom"}
+    axes.text(0.0, 1.035, f"{head}  {call.name}", color=colour, **bold)
+    facts = f"{call.recording}, {call.start_s:.1f}–{call.end_s:.1f} s"
+    if call.similarity is not None:
+        facts = f"similarity {call.similarity:.2f}  ·  {facts}"
+    axes.text(1.0, 1.04, facts, color=_QUIET, fontsize=8.5, ha="right", va="bottom", transform=axes.transAxes)
+
+
+def _spectrogram(call: Call) -> np.ndarray:
+    """Decibels below the call's loudest moment, (bins up to 10 kHz, frames), without the steady background."""
+    import librosa
+
+    from stage1_backbones.audio import read_audio
+
+    samples = read_audio(call.path, _RATE_HZ, start_s=call.start_s, duration_s=call.end_s - call.start_s)
+    power = np.abs(librosa.stft(samples, n_fft=_N_FFT, hop_length=_HOP_SAMPLES)) ** 2
+    decibels = 10 * np.log10(power[: round(_HIGHEST_HZ * _N_FFT / _RATE_HZ) + 1] + 1e-12)
+    # Steady hum and hiss would fill the picture: bins are shown relative to their own quiet moments, in part.
+    decibels -= 0.6 * np.percentile(decibels, 20, axis=1, keepdims=True)
+    return decibels - np.percentile(decibels, 99.8)

@@ -1,0 +1,212 @@
+"""The commands as a user types them, on synthesised recordings: the whole way, bad files, kills, and wrong usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE_HZ = 32_000
+
+
+def command(*words: object, expect: int = 0) -> str:
+    """Run `python -m cli.<name> ...` and return what it prints."""
+    name, *arguments = map(str, words)
+    done = subprocess.run(
+        [sys.executable, "-m", f"cli.{name}", *arguments], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def store(synthetic_set, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "synthetic"
+    command("embed", "extract", synthetic_set, "--backbone", "logmel_stats", "--out", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def heads(store) -> dict[str, Path]:
+    folder = store.parent / "heads"
+    for head in ("svm", "mlp", "knn"):
+        command("heads", "fit", store, "--head", head, "--split", "train", "--out", folder / head)
+    return {head: folder / head for head in ("svm", "mlp", "knn")}
+
+
+@pytest.mark.parametrize("name", ["backbones", "embed", "heads"])
+def test_help_imports_nothing_heavy(name):
+    code = (
+        f"import sys, cli.{name}\n"
+        f"try: cli.{name}.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'faiss', 'librosa', 'sklearn', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_a_store_is_described_and_verified(store):
+    described = command("embed", "info", store, "--json", store.parent / "info.json")
+    assert "logmel_stats" in described
+    facts = json.loads((store.parent / "info.json").read_text())
+    assert facts["windows"] > facts["recordings"] > 0
+    assert set(facts["split"]["recordings"]) == {"train", "valid"}
+    assert "is sound" in command("embed", "verify", store)
+
+
+def test_every_head_scores_only_the_unheard_and_writes_the_agreed_shape(store, heads):
+    n_valid = json.loads((store.parent / "info.json").read_text())["split"]["recordings"]["valid"]
+    for head in heads.values():
+        printed = command("heads", "score", head, store, "--json", store.parent / "scores.json")
+        assert "95 % interval" in printed
+        scores = json.loads((store.parent / "scores.json").read_text())
+        for level in ("recording", "window"):
+            for metric in ("top_1", "cmap_present", "cmap_padded_5", "auroc"):
+                figure = scores[level][metric]
+                assert figure["low"] <= figure["value"] <= figure["high"]
+                assert figure["n"] > 0
+        assert scores["recording"]["top_1"]["n"] == n_valid
+        assert scores["left_out"]["heard"] > 0
+        assert set(scores) >= {"left_out", "absent_classes", "random_baseline"}
+        assert scores["recording"]["auroc"]["value"] > 0.6
+
+
+def test_heads_are_compared_on_the_same_recordings(store, heads):
+    printed = command("heads", "compare", *heads.values(), store, "--split", "valid", "--json", store.parent / "c.json")
+    assert all(name in printed for name in heads)
+    compared = json.loads((store.parent / "c.json").read_text())
+    assert set(compared["differences"]) == {"mlp", "knn"}
+
+
+def test_search_finds_the_recording_itself_and_leaves_it_out_on_request(store, synthetic_set):
+    audio = sorted((synthetic_set.parent / "train_audio").rglob("*.*"))[0]
+    found = {}
+    for name, options in (("with", ()), ("without", ("--exclude-own",))):
+        out = store.parent / f"{name}.json"
+        command("embed", "search", store, audio, "-k", "3", *options, "--json", out)
+        found[name] = [n["path"] for n in json.loads(out.read_text())["neighbours"]]
+    assert found["with"][0] == str(audio.resolve())
+    assert str(audio.resolve()) not in found["without"]
+    assert len(found["without"]) == 3
+
+
+def test_a_head_refuses_a_store_of_other_blocks_and_names_them(store, heads, synthetic_set, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(store, other)
+    described = json.loads((other / "store.json").read_text())
+    described["blocks"][0]["fingerprint"]["sample_rate_hz"] = 48_000
+    (other / "store.json").write_text(json.dumps(described))
+    assert "sample_rate_hz: 32000 != 48000" in command("heads", "score", heads["svm"], other, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("embed", "extract", "nowhere.csv", "--backbone", "logmel_stats", "--out", "{tmp}/s"), "does not exist"),
+        (("embed", "extract", "{tmp}", "--backbone", "birdnest", "--out", "{tmp}/s"), "Did you mean birdnet"),
+        (("embed", "info", "{tmp}"), "not a store"),
+        (("heads", "fit", "{store}", "--head", "svn", "--out", "{tmp}/h"), "Did you mean svm"),
+        (("heads", "fit", "{store}", "--head", "svm", "--blocks", "x", "--out", "{tmp}/h"), "no block x"),
+        (("heads", "fit", "{store}", "--head", "knn", "--set", "k=0", "--out", "{tmp}/h"), "k=0"),
+        (("heads", "score", "{tmp}", "{store}"), "head.json"),
+        (("backbones", "train", "{table}", "--backbone", "birdnet", "--out", "{tmp}/b"), "frozen"),
+        (
+            ("backbones", "train", "{table}", "--backbone", "vggish_bigru", "--valid-fold", "9", "--out", "{tmp}/b"),
+            "fold",
+        ),
+        (
+            ("backbones", "train", "{table}", "--backbone", "vggish_bigru", "--model", "x", "--out", "{tmp}/b"),
+            "belongs to",
+        ),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_sentence(words, said, store, synthetic_set, tmp_path):
+    filled = [str(w).format(tmp=tmp_path, store=store, table=synthetic_set) for w in words]
+    printed = command(*filled, expect=2)
+    assert said in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+class TestBadFiles:
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        rng = np.random.default_rng(0)
+        noise = 0.1 * rng.normal(size=12 * RATE_HZ)
+        folder = tmp_path / "audio"
+        folder.mkdir()
+        (folder / "empty.wav").touch()
+        (folder / "text.ogg").write_text("these are words")
+        soundfile.write(folder / "nan.wav", np.full(RATE_HZ, np.nan, np.float32), RATE_HZ, subtype="FLOAT")
+        soundfile.write(folder / "whole.mp3", noise, RATE_HZ, format="MP3")
+        cut = (folder / "whole.mp3").read_bytes()
+        (folder / "cut.mp3").write_bytes(cut[: int(0.7 * len(cut))])
+        soundfile.write(folder / "short.wav", noise[: RATE_HZ // 5], RATE_HZ)
+        soundfile.write(folder / "silent.wav", np.zeros(6 * RATE_HZ), RATE_HZ)
+        soundfile.write(folder / "stereo96.wav", 0.1 * rng.normal(size=(6 * 96_000, 2)), 96_000)
+        return folder
+
+    def test_each_has_its_verdict_and_the_summary_names_it(self, folder, tmp_path):
+        out, summary = tmp_path / "store", tmp_path / "summary.json"
+        words = ("embed", "extract", folder, "--backbone", "logmel_stats", "--out", out, "--json", summary)
+        printed = command(*words, expect=1)
+        said = json.loads(summary.read_text())
+        reasons = {Path(name).name: reason for name, reason in said["quarantined"].items()}
+        assert set(reasons) == {"empty.wav", "text.ogg", "nan.wav"}
+        assert "empty" in reasons["empty.wav"]
+        assert "not finite" in reasons["nan.wav"]
+        assert said["flagged"] == {"cut.mp3": ["partial"], "short.wav": ["repeated"], "silent.wav": ["silent"]}
+        assert all(name in printed for name in (*reasons, *said["flagged"]))
+        assert said["n_embedded"] == 5
+        again = command(*words, expect=1)
+        assert "0 recordings embedded" in again
+        assert "3 quarantined" in again
+        assert "is sound" in command("embed", "verify", out)
+
+    @pytest.mark.slow
+    def test_kills_at_any_instant_leave_a_store_that_ends_like_an_uninterrupted_one(
+        self, synthetic_set, store, tmp_path
+    ):
+        from embeddings.store import Store
+
+        out = tmp_path / "killed"
+        words = [sys.executable, "-m", "cli.embed", "extract", str(synthetic_set), "--backbone", "logmel_stats"]
+        code = (
+            "import embeddings.writing as w, embeddings.pipeline as p, sys\n"
+            "w.SEAL_BYTES = 4096\np.BATCH_WINDOWS = 8\n"  # a shard every few recordings
+            "from cli.embed import main\nmain()"
+        )
+        words[1:3] = ["-c", code]
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            process = subprocess.Popen(
+                [*words, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            began = time.monotonic()
+            n_before = len(list(out.glob("rows/*.arrow")))
+            while process.poll() is None and len(list(out.glob("rows/*.arrow"))) == n_before:
+                if time.monotonic() - began > 60:
+                    break
+                time.sleep(0.001)
+            time.sleep(float(rng.uniform(0, 0.05)))
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        subprocess.run([*words, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        whole, resumed = Store(store), Store(out)
+        assert resumed.n_rows == whole.n_rows
+        np.testing.assert_array_equal(resumed.rows.recording, whole.rows.recording)
+        np.testing.assert_array_equal(resumed.rows.start_s, whole.rows.start_s)
+        rows = np.arange(whole.n_rows)
+        np.testing.assert_array_equal(resumed.reader().read(rows), whole.reader().read(rows))
