@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
-from benchmarks.timing import Result, compared, one_thread
+from benchmarks.timing import Result, compared, one_thread, ratio_of
 
 NAME = "svm"
 _ROWS, _DIM, _CLASSES = 20_000, 1152, 60
@@ -44,15 +42,9 @@ def run() -> list[Result]:
             head.partial_fit(vectors[batch], targets[batch], classes=labels)
 
     with one_thread():
-        spent: tuple[list[float], list[float]] = ([], [])
-        for _ in range(3):
-            for seconds, side, scale in zip(spent, (theirs, ours), (_CLASSES / timed, 1.0), strict=True):
-                began = time.perf_counter()
-                side()
-                seconds.append((time.perf_counter() - began) * scale)
-    other_s, ours_s = (float(np.median(seconds)) for seconds in spent)
+        timed_s, ours_s = ratio_of(theirs, ours, repeats=3)
     what = (
         f"svm head's partial_fit with scikit-learn SGDClassifier one class against the rest ({timed} of {_CLASSES} "
         f"classes timed), an epoch of {_ROWS} x {_DIM} x {_CLASSES}, 1 thread"
     )
-    return [compared(NAME, other_s, ours_s, 10.0, what, threads=1)]
+    return [compared(NAME, timed_s * _CLASSES / timed, ours_s, 10.0, what, threads=1)]

@@ -156,8 +156,8 @@ def _network_settings(backbone: str, model: str, width: str) -> dict[str, Any]:
 
 
 def _training_settings(backbone: str, network: dict[str, Any], weights: str, seed: int, given: dict[str, Any]) -> Any:
+    from stage1_backbones.recipe import TrainingSettings
     from stage1_backbones.registry import recipe_of
-    from stage1_backbones.training import TrainingSettings
 
     chosen = {key: value for key, value in given.items() if value is not None}
     return TrainingSettings(

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from embeddings.errors import AudioError, CisticolaError
 from embeddings.recordings import Recording
 from embeddings.windows import WindowPlan
 from stage1_backbones.audio import read_audio
 
-__all__ = ["Crops"]
+__all__ = ["Crops", "FixedWindows", "RandomWindows"]
 
 CACHE_BYTES = 1 << 30
 DECODERS = 2
@@ -90,3 +91,34 @@ class Crops:
         except (CisticolaError, OSError) as error:
             return str(error)
         return samples if len(samples) else str(AudioError("decodes to nothing"))
+
+
+class RandomWindows(Dataset):
+    """An epoch's windows: every recording so many times, in an order and at places that the epoch decides."""
+
+    def __init__(self, crops: Crops, targets: np.ndarray, n_each: int, seed: int, epoch: int) -> None:
+        self._crops, self._targets = crops, targets
+        self._key = (seed, epoch)
+        order = np.random.default_rng(self._key)
+        self._order = order.permutation(np.repeat(np.arange(len(crops)), n_each))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
+        i = int(self._order[place])
+        return self._crops.random(i, np.random.default_rng((*self._key, place))), self._targets[i]
+
+
+class FixedWindows(Dataset):
+    """The inner slice's windows, each with the number of its recording."""
+
+    def __init__(self, crops: Crops, places: list[tuple[int, float]]) -> None:
+        self._crops, self._places = crops, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
+        i, start_s = self._places[place]
+        return self._crops.at(i, start_s), i

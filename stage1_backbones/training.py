@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,78 +14,26 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from embeddings.contract import Heard
 from embeddings.errors import InputError
-from embeddings.files import read_json, write_json
+from embeddings.files import write_json
 from embeddings.recordings import Recording
 from embeddings.splits import Split, inner_slice
-from stage1_backbones.crops import Crops
+from stage1_backbones.crops import Crops, FixedWindows, RandomWindows
 from stage1_backbones.history import History, draw_curves
 from stage1_backbones.mixup import mix
 from stage1_backbones.network import TrainableNetwork
+from stage1_backbones.recipe import TrainingSettings, TrainingSummary, finished_training
 from stage1_backbones.registry import create_network
+from stage1_backbones.runtime import keep_large_blocks, quiet_lightning
 from stage1_backbones.trained import TrainedBackbone
 
 __all__ = ["TrainingSettings", "TrainingSummary", "train"]
 
 Scorer = Callable[[np.ndarray, np.ndarray], float]
 """(truth (n, n_labels) of {0, 1}, scores (n, n_labels) float64 in [0, 1)) -> a figure to maximise."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that decides what a training gives; saved beside it.
-
-    kind, network        the backbone's kind and its own settings      weights  none, auto or a file
-    crops_per_recording  windows drawn from a recording in an epoch
-    mixup_alpha          lambda ~ Beta(alpha, alpha); 0 is off
-    secondary_weight     target of a secondary label that is among the classes, 0..1
-    patience             epochs without a better cmAP before training stops
-    select_windows       windows a recording of the inner slice is judged by, at most
-    """
-
-    kind: str
-    network: Mapping[str, Any] = field(default_factory=dict)
-    weights: str = "auto"
-    epochs: int = 40
-    crops_per_recording: int = 2
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup_share: float = 0.1
-    mixup_alpha: float = 0.4
-    secondary_weight: float = 1.0
-    patience: int = 12
-    select_windows: int = 6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "crops_per_recording", "batch_size", "patience", "select_windows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.batch_size < 2:
-            raise InputError("batch_size=1 leaves nothing to mix or to normalise over; use 2 or more.")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.mixup_alpha < 0:
-            raise InputError("learning_rate must be above 0; weight_decay and mixup_alpha at least 0.")
-        if not 0 <= self.secondary_weight <= 1 or not 0 <= self.warmup_share < 1:
-            raise InputError("secondary_weight must lie in 0..1 and warmup_share in 0..1 (1 excluded).")
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a training came to."""
-
-    out: str
-    labels: tuple[str, ...]
-    n_fit: int
-    n_select: int
-    epochs: int
-    best_epoch: int
-    best_cmap: float
-    minutes: float
-    problems: tuple[str, ...] = ()
 
 
 def train(
@@ -110,11 +55,11 @@ def train(
     Raises InputError when `out` holds another training, or too little is left to train on.
     """
     out = Path(out)
-    finished = _same_training(out, settings, split)
+    finished = finished_training(out, settings, split)
     if finished is not None:
         return finished
     began = time.monotonic()
-    _keep_large_blocks()
+    keep_large_blocks()
     fit_recordings, select_recordings = inner_slice(recordings, settings.seed)
     labels = tuple(sorted({r.primary_label for r in recordings}))
     if len(labels) < 2 or not select_recordings:
@@ -130,7 +75,7 @@ def train(
         raise InputError(
             f"nothing to train on is left after decoding: {' '.join((*fit.problems, *select.problems)[:5])}"
         )
-    write_json(out / "settings.json", {**asdict(settings), "split": _split_json(split)})
+    write_json(out / "settings.json", {**asdict(settings), "split": split.to_json()})
 
     task = _Task(network, fit, select, labels, settings, scorer)
     history = History(out / "metrics.csv", on_epoch)
@@ -144,7 +89,7 @@ def train(
         enable_version_counter=False,
     )
     patience = EarlyStopping("select_cmap", mode="max", patience=settings.patience, check_on_train_epoch_end=True)
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0]),
             devices=1,
@@ -223,14 +168,15 @@ class _Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:
+        s = self._settings
         return DataLoader(
-            _RandomWindows(self._fit, self._fit_targets, self._settings, self.current_epoch),
-            batch_size=self._settings.batch_size,
-            drop_last=_n_batches(len(self._fit) * self._settings.crops_per_recording, self._settings.batch_size) > 1,
+            RandomWindows(self._fit, self._fit_targets, s.crops_per_recording, s.seed, self.current_epoch),
+            batch_size=s.batch_size,
+            drop_last=_n_batches(len(self._fit) * s.crops_per_recording, s.batch_size) > 1,
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(_FixedWindows(self._select, self._places), batch_size=self._settings.batch_size)
+        return DataLoader(FixedWindows(self._select, self._places), batch_size=self._settings.batch_size)
 
     def on_train_epoch_start(self) -> None:
         # Everything that draws starts anew each epoch, so that a resumed epoch draws what it would have drawn.
@@ -265,37 +211,6 @@ class _Task(LightningModule):
         self.log_dict({**figures, "seconds": seconds}, prog_bar=False)
 
 
-class _RandomWindows(Dataset):
-    """An epoch's windows: every recording so many times, in an order and at places that the epoch decides."""
-
-    def __init__(self, crops: Crops, targets: np.ndarray, settings: TrainingSettings, epoch: int) -> None:
-        self._crops, self._targets = crops, targets
-        self._key = (settings.seed, epoch)
-        order = np.random.default_rng(self._key)
-        self._order = order.permutation(np.repeat(np.arange(len(crops)), settings.crops_per_recording))
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        i = int(self._order[place])
-        return self._crops.random(i, np.random.default_rng((*self._key, place))), self._targets[i]
-
-
-class _FixedWindows(Dataset):
-    """The inner slice's windows, each with the number of its recording."""
-
-    def __init__(self, crops: Crops, places: list[tuple[int, float]]) -> None:
-        self._crops, self._places = crops, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
-        i, start_s = self._places[place]
-        return self._crops.at(i, start_s), i
-
-
 def _targets(recordings: Sequence[Recording], labels: Sequence[str], secondary_weight: float) -> np.ndarray:
     column = {label: i for i, label in enumerate(labels)}
     targets = np.zeros((len(recordings), len(labels)), np.float32)
@@ -313,26 +228,6 @@ def _heard(fit: Sequence[Recording], select: Sequence[Recording]) -> Heard:
         selected_on=frozenset(r.recording for r in select),
         xeno_canto_ids=frozenset(r.xeno_canto_id for r in (*fit, *select) if r.xeno_canto_id),
     )
-
-
-def _same_training(out: Path, settings: TrainingSettings, split: Split) -> TrainingSummary | None:
-    """The summary of a finished training of these settings; None when there is one to start or to go on with."""
-    if not (out / "settings.json").is_file():
-        return None
-    stored = read_json(out / "settings.json", what="training settings")
-    asked = {**asdict(settings), "split": _split_json(split)}
-    differing = [name for name in asked if stored.get(name) != asked[name]]
-    if differing:
-        named = "; ".join(f"{name}: {stored.get(name)!r} there, {asked[name]!r} asked" for name in differing)
-        raise InputError(f"{out} holds a training with other settings ({named}). Choose another --out, or --overwrite.")
-    if not (out / "backbone.json").is_file():
-        return None
-    summary = read_json(out / "summary.json", what="training summary")
-    return TrainingSummary(**{**summary, "labels": tuple(summary["labels"]), "problems": tuple(summary["problems"])})
-
-
-def _split_json(split: Split) -> dict[str, Any]:
-    return split.to_json()
 
 
 def _last_sound_checkpoint(folder: Path) -> Path | None:
@@ -355,41 +250,9 @@ def _n_batches(n_windows: int, batch_size: int) -> int:
     return max(1, n_windows // batch_size)
 
 
-def _keep_large_blocks() -> None:
-    """Let glibc keep freed tensors instead of returning them to the system after each layer.
-
-    Training frees and asks for the same large blocks again and again; each return costs page faults.
-    """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_threshold, one_gibibyte = -1, -3, 1 << 30
-        libc.mallopt(m_mmap_threshold, one_gibibyte)
-        libc.mallopt(m_trim_threshold, one_gibibyte)
-    except (OSError, AttributeError):
-        return  # another C library: nothing to tune
-
-
 def _progress_bar() -> list[Callback]:
     if not sys.stderr.isatty():
         return []
     from lightning.pytorch.callbacks import RichProgressBar
 
     return [RichProgressBar()]
-
-
-class _quiet_lightning:
-    """Keeps Lightning's advice about hardware, workers and loggers off the screen."""
-
-    def __enter__(self) -> None:
-        self._loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exception: Any) -> None:
-        self._warnings.__exit__(*exception)
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.setLevel(level)

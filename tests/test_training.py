@@ -45,7 +45,7 @@ def present_cmap(truth, scores):
 
 
 def settings(**changes):
-    from stage1_backbones.training import TrainingSettings
+    from stage1_backbones.recipe import TrainingSettings
 
     small = TrainingSettings(kind="vggish_bigru", epochs=3, crops_per_recording=1, batch_size=4, patience=9)
     return replace(small, **changes)
