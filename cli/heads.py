@@ -41,7 +41,7 @@ def fit(
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the head, such as k=10.")] = None,
     valid_fold: FoldOption = "",
     seed: SeedOption = 0,
-    overwrite: Annotated[bool, typer.Option(help="Replace the head that --out holds.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace even a head of another kind or other blocks.")] = False,
     json_path: JsonOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -50,21 +50,18 @@ def fit(
 
     import numpy as np
 
-    from embeddings.errors import InputError
     from embeddings.store import Store
     from stage2_heads.heads import create_head
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import heard_mask
     from stage2_heads.rows import label_rows
 
-    if out.exists() and (not (out / "head.json").is_file() or not overwrite):
-        remedy = "pass --overwrite to replace it" if (out / "head.json").is_file() else "name a new folder"
-        raise InputError(f"--out {out} exists; {remedy}.")
     unfitted = create_head(head, **_head_settings(head, setting or [], seed))
     store = Store(store_path)
     _warn_of_torn_shards(store)
     reader = store.reader(blocks.split(",") if blocks else None)
     names = [name for name, _ in reader.blocks]
+    _require_free_or_refit(out, head, names, overwrite)
     rows = _rows_of_split(store, split, valid_fold)
     places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
     recordings = [RecordingLabels.of(store.catalogue.recordings[p]) for p in places]
@@ -282,6 +279,24 @@ def _rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
     if not len(rows):
         raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
     return rows
+
+
+def _require_free_or_refit(out: Path, kind: str, blocks: list[str], overwrite: bool) -> None:
+    """Fitting the same kind on the same blocks replaces a head; anything else must be asked for."""
+    from embeddings.errors import InputError
+    from embeddings.files import read_json
+
+    if not out.exists():
+        return
+    if not (out / "head.json").is_file():
+        raise InputError(f"--out {out} exists and is not a head; name a new folder.")
+    there = read_json(out / "head.json", what="head description")
+    there_blocks = [block["name"] for block in there.get("blocks", [])]
+    if not overwrite and (there.get("kind"), there_blocks) != (kind, blocks):
+        raise InputError(
+            f"--out {out} holds a {there.get('kind')} on {' + '.join(there_blocks)}, not a {kind} on "
+            f"{' + '.join(blocks)}; name a new folder, or pass --overwrite to replace it."
+        )
 
 
 def _head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:

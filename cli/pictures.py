@@ -16,7 +16,7 @@ __all__ = ["Call", "calls_of_search", "draw_similar_calls"]
 _RATE_HZ = 32_000
 _N_FFT, _HOP_SAMPLES = 1024, 160
 _HIGHEST_HZ = 10_000
-_RANGE_DB = 45  # from a call's loudest moment down to black
+_RANGE_DB = 40  # from a call's loudest moment down to black
 _COLUMNS = 2
 _INK, _PAPER, _QUIET = "#22303c", "#fbfaf7", "#7b8794"
 _QUERY, _SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
@@ -74,7 +74,7 @@ def draw_similar_calls(query: Call, neighbours: Sequence[Call], path: Path) -> N
 
     calls = [query, *neighbours]
     n_rows = -(-len(calls) // _COLUMNS)
-    figure = Figure(figsize=(12.5, 2.75 * n_rows + 0.4), facecolor=_PAPER)
+    figure = Figure(figsize=(12.5, 2.6 * n_rows + 0.4), facecolor=_PAPER)
     FigureCanvasAgg(figure)
     grid = figure.subplots(n_rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     length_s = max(call.end_s - call.start_s for call in calls)
@@ -88,7 +88,7 @@ def draw_similar_calls(query: Call, neighbours: Sequence[Call], path: Path) -> N
         if place + _COLUMNS >= len(calls):
             axes.set_xlabel("seconds", color=_QUIET, fontsize=9)
             axes.tick_params(labelbottom=True)
-    figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.42 / figure.get_figheight(), bottom=0.07, hspace=0.42)
+    figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.42 / figure.get_figheight(), bottom=0.07, hspace=0.3)
     figure.subplots_adjust(wspace=0.07)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, facecolor=_PAPER))
 

@@ -90,6 +90,12 @@ def test_heads_are_compared_on_the_same_recordings(store, heads):
     assert set(compared["differences"]) == {"mlp", "knn"}
 
 
+def test_fitting_again_replaces_a_head_of_its_kind_and_no_other(store, heads):
+    command("heads", "fit", store, "--head", "knn", "--split", "train", "--out", heads["knn"])
+    refused = command("heads", "fit", store, "--head", "svm", "--split", "train", "--out", heads["knn"], expect=2)
+    assert "--overwrite" in refused
+
+
 def test_search_finds_the_recording_itself_and_leaves_it_out_on_request(store, synthetic_set):
     audio = sorted((synthetic_set.parent / "train_audio").rglob("*.*"))[0]
     found = {}
@@ -120,6 +126,7 @@ def test_a_head_refuses_a_store_of_other_blocks_and_names_them(store, heads, syn
         (("heads", "fit", "{store}", "--head", "svn", "--out", "{tmp}/h"), "Did you mean svm"),
         (("heads", "fit", "{store}", "--head", "svm", "--blocks", "x", "--out", "{tmp}/h"), "no block x"),
         (("heads", "fit", "{store}", "--head", "knn", "--set", "k=0", "--out", "{tmp}/h"), "k=0"),
+        (("heads", "fit", "{store}", "--head", "knn", "--out", "{store}"), "is not a head"),
         (("heads", "score", "{tmp}", "{store}"), "head.json"),
         (("backbones", "train", "{table}", "--backbone", "birdnet", "--out", "{tmp}/b"), "frozen"),
         (
