@@ -77,14 +77,15 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
     """A line a head, per recording: figures with intervals, and differences to the first head."""
     reports = comparison.reports
     first_name, first = next(iter(reports.items()))
-    table = _table(title or "Heads compared, per recording", _caption(comparison.notes))
-    table.add_column("head")
+    paired_to = [f"Differences are to {first_name}, on the same recordings."] if len(reports) > 1 else []
+    table = _table(title or "Heads compared, per recording", _caption([*paired_to, *comparison.notes]))
+    table.add_column("head", no_wrap=True)
     table.add_column("n", justify="right")
     for metric in COMPARED:
         table.add_column(METRIC_NAMES[metric], justify="right")
     if len(reports) > 1:
         for metric in PAIRED:
-            table.add_column(f"{METRIC_NAMES[metric]} - {_plain(first_name)}'s", justify="right")
+            table.add_column(f"difference in {METRIC_NAMES[metric]}", justify="right")
     for name, report in reports.items():
         cells = [f"{_number(f.value)}\n{_interval(f)}" for f in (report.recording[metric] for metric in COMPARED)]
         if len(reports) > 1:
