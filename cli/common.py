@@ -54,6 +54,9 @@ def run(app: typer.Typer) -> None:
     except CisticolaError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder without permission: its own words name the file
+        sys.stderr.write(f"error: {error}. What was finished is kept; mend it and run the same command again.\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept, and the same command goes on from there.\n")
         sys.exit(130)
