@@ -49,7 +49,7 @@ def compared(name: str, other_s: float, ours_s: float, target: float, what: str,
 def one_thread() -> Iterator[None]:
     """Hold torch and every BLAS and OpenMP library in this process to one thread."""
     import torch
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -70,6 +70,7 @@ class Head(ABC):
         """
         if rows.n_rows == 0 or not rows.labels:
             raise InputError(f"{rows.n_rows} windows of {len(rows.labels)} classes: a head needs at least one of each.")
+        rows = rows.held()
         self._begin(rows.labels, rows.dims)
         self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
         self.blocks_, self.windows_, self.secondary_weight_ = rows.blocks, rows.windows, rows.secondary_weight

@@ -16,6 +16,7 @@ __all__ = ["WINDOW_POLICIES", "ArrayReader", "LabelledRows", "label_rows"]
 WINDOW_POLICIES = ("all", "loudest")
 _BLOCK_ROWS = 256  # rows that lie side by side and are read in one go
 _POOL_BYTES = 64 << 20  # vectors among which a shuffled epoch mixes
+_HELD_BYTES = 256 << 20  # vectors that are read once and kept, because small sets are gone over thousands of times
 
 
 class ArrayReader:
@@ -139,6 +140,13 @@ class LabelledRows:
             recordings=tuple(r for r, kept in zip(self.recordings, keep, strict=False) if kept),
             heard_by_backbone=self.heard_by_backbone[keep],
         )
+
+    def held(self) -> LabelledRows:
+        """The same rows read into memory when they are few; these rows, still out of core, when they are many."""
+        if isinstance(self.reader, ArrayReader) or 4 * self.n_rows * self.dim > _HELD_BYTES:
+            return self
+        vectors = ArrayReader(self.reader.read(self.rows), self.reader.dims)
+        return replace(self, reader=vectors, rows=np.arange(self.n_rows))
 
     def loudest(self, rms_dbfs: np.ndarray) -> LabelledRows:
         """Each recording's loudest window only; of equals the one with the lowest row number.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from embeddings.errors import InputError
 from stage2_heads.base import Head, Progress, required_array
@@ -16,6 +17,7 @@ from stage2_heads.standardise import Standardiser
 __all__ = ["SvmHead", "SvmSettings"]
 
 _MOMENTUM = 0.9
+_SMALL_STEP = 30_000_000  # multiplications of a step below which threads cost more than they bring
 _STATISTICS_ROWS = 4096  # rows read at a time for means and deviations
 _RECENT_UPDATES = 100  # partial_fit averages the weights of about so many updates
 _SLOWING_UPDATES = 100  # partial_fit's steps shrink as (1 + updates / this) ** -0.5
@@ -72,6 +74,12 @@ class SvmHead(Head):
         self._positives: np.ndarray = np.zeros(0)
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> None:
+        # Steps this small are over before a second thread has woken up.
+        small = min(self.settings.batch_size, rows.n_rows) * rows.dim * len(rows.labels) < _SMALL_STEP
+        with threadpool_limits(1 if small else None, user_api="blas"):
+            self._descend(rows, progress)
+
+    def _descend(self, rows: LabelledRows, progress: Progress) -> None:
         settings = self.settings
         self.standardiser_ = Standardiser.fit((X for X, _ in rows.batches(_STATISTICS_ROWS)), rows.dims)
         self._reset_weights()
