@@ -13,7 +13,7 @@ import numpy as np
 
 from embeddings.errors import ContractError
 
-__all__ = ["Backbone", "Fingerprint", "Heard", "RowReader", "require_same_blocks"]
+__all__ = ["Backbone", "BlockSource", "Fingerprint", "Heard", "RowReader", "require_same_blocks"]
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,11 @@ class Heard:
         )
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """What extraction needs of a network. Whoever follows it can be used.
+class BlockSource(Protocol):
+    """What is known of a backbone without running it.
 
     name             the block's name in a store
-    sample_rate_hz   the rate that `embed` expects
+    sample_rate_hz   the rate that it expects
     window_s         seconds of one window
     dim              length of a vector
     fingerprint      what its numbers mean
@@ -115,12 +114,17 @@ class Backbone(Protocol):
     @property
     def heard(self) -> Heard: ...
 
-    def embed(self, waveforms: np.ndarray) -> np.ndarray:
-        """waveforms : (n, window_s * sample_rate_hz) float32 in [-1, 1].  Returns float32 (n, dim)."""
-        ...
-
     def save(self, folder: Path) -> None:
         """Write all that `load_backbone` needs to embed the same way again."""
+        ...
+
+
+@runtime_checkable
+class Backbone(BlockSource, Protocol):
+    """What extraction needs of a network. Whoever follows it can be used."""
+
+    def embed(self, waveforms: np.ndarray) -> np.ndarray:
+        """waveforms : (n, window_s * sample_rate_hz) float32 in [-1, 1].  Returns float32 (n, dim)."""
         ...
 
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embeddings.contract import Backbone
-from embeddings.errors import AudioError, ContractError, InputError, StoreError
+from embeddings.contract import Backbone, BlockSource
+from embeddings.errors import AudioError, ContractError, InputError
+from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, Took, complete_shards, embed_recordings
 from embeddings.pipeline import embed_all
 from embeddings.recordings import Catalogue, Recording
-from embeddings.shards import FLAGS, read_rows, write_vectors
+from embeddings.shards import FLAGS, RowTable, read_rows
 from embeddings.store import Store
 from embeddings.windows import WindowPlan, WindowStream
-from embeddings.writing import EmbeddedRecording, ShardWriter, row_table, to_stored
+from embeddings.workers import Job, Load, run_workers
+from embeddings.writing import Sealing, row_table
 
-__all__ = ["ExtractionSummary", "embed_file", "extract"]
+__all__ = ["ExtractionSummary", "Workers", "embed_file", "extract"]
 
 
 @dataclass
@@ -36,8 +36,10 @@ class ExtractionSummary:
     audio_s: float = 0.0
     elapsed_s: float = 0.0
     interrupted: bool = False
+    engines: dict[str, Any] = field(default_factory=dict)
     flagged: dict[str, list[str]] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -45,57 +47,78 @@ class ExtractionSummary:
         return self.n_windows / self.elapsed_s if self.elapsed_s else 0.0
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Embed in `n` processes. `load` builds the backbones in each; `engines` are those that were chosen before.
+
+    A decoder that crashes or hangs then costs one file, and every core is used. A script that asks for workers needs
+    the usual `if __name__ == "__main__":`, because each worker imports it.
+    """
+
+    n: int
+    load: Load
+    engines: Mapping[str, Any] = field(default_factory=dict)
+    on_engines: Callable[[Mapping[str, Any]], None] = lambda records: None
+
+
 def extract(
     catalogue: Catalogue,
-    backbones: Sequence[Backbone],
+    backbones: Sequence[BlockSource],
     store: Store,
-    decode: WindowStream,
+    decode: WindowStream | None = None,
     *,
-    engine: str = "torch",
+    workers: Workers | None = None,
+    settings: Mapping[str, Any] | None = None,
+    sealing: Sealing | None = None,
     retry_quarantined: bool = False,
     link_backbones: bool = False,
-    on_progress: Callable[[int, float], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ExtractionSummary:
     """Embed what the store does not hold yet, and seal it.
 
     catalogue    recordings with their splits; those already in the store get their labels refreshed, nothing more
-    backbones    one a block; a block that the store lacks is computed for the recordings it already has
+    backbones    one a block; a block that the store lacks is computed for the recordings it already has. With
+                 `workers` a description is enough; without, each must embed, and `decode` be given
     decode       (path, plan, rates in Hz) -> windows, see `WindowStream`
-    on_progress  called with (recordings done, seconds of audio done), increments
+    settings     what to write into the provenance of each shard besides versions, engines and times
+    on_progress  called with (recordings done, windows done), increments
     Returns a summary that names every flagged and quarantined file. One bad file never stops the batch.
     Raises ContractError when the store's blocks were made by other backbones.
     """
     began = time.monotonic()
     summary = ExtractionSummary(str(store.path), n_recordings=len(catalogue) + len(catalogue.rejected))
     summary.problems.extend(catalogue.problems)
-    report = on_progress or (lambda n_recordings, audio_s: None)
     store.add_recordings(catalogue.recordings)
     _declare_blocks(store, backbones, link_backbones)
-    provenance = _provenance(engine, store.plan)
     if retry_quarantined:
         store.quarantine.release(e.path for e in store.quarantine.files())
+    records = _Records(store, catalogue, summary, on_progress or (lambda n_recordings, n_windows: None))
+    settings = {**(settings or {}), "dtype": store.dtype}
+
+    def embed(tasks: Sequence[Recording | ShardTask], names: Sequence[str]) -> None:
+        if tasks and workers is not None:
+            job = Job(store.path, workers.load, tuple(names), settings, sealing or Sealing())
+            summary.problems += run_workers(
+                job,
+                tasks,
+                records.take,
+                n_workers=min(workers.n, len(tasks)),
+                engines={**workers.engines, **summary.engines},
+                on_engines=lambda chosen: (summary.engines.update(chosen), workers.on_engines(chosen)),
+            )
+        elif tasks:
+            here = [b for b in backbones if b.name in names and isinstance(b, Backbone)]
+            if decode is None or len(here) != len(names):
+                raise InputError("without workers, extract() needs `decode` and backbones that embed.")
+            if isinstance(tasks[0], ShardTask):
+                complete_shards(store, tasks, here, decode, records.take, settings=settings)
+            else:
+                embed_recordings(store, tasks, here, decode, records.take, settings=settings, sealing=sealing)
 
     try:
-        for block in backbones:
-            _complete_block(store, block, decode, provenance, summary, report)
-        known_bad = store.quarantine.unchanged()
-        for rejected in catalogue.rejected:
-            if str(rejected.path) not in known_bad:
-                store.quarantine.add(rejected.path, rejected.reason)
-            summary.quarantined[str(rejected.path)] = rejected.reason
-            report(1, 0.0)
-        embedded = store.embedded
-        todo = []
-        for recording in catalogue:
-            if recording.recording in embedded:
-                summary.n_already += 1
-                report(1, 0.0)
-            elif (bad := known_bad.get(str(recording.path))) is not None:
-                summary.quarantined[recording.filename] = bad.reason
-                report(1, 0.0)
-            else:
-                todo.append(recording)
-        _embed_new(store, backbones, todo, decode, provenance, summary, report)
+        shards = _shards_to_complete(store)
+        embed(shards, [b.name for b in backbones if any(b.name in task.blocks for task in shards)])
+        embed(records.todo(), [b.name for b in backbones])
     except KeyboardInterrupt:
         summary.interrupted = True
     store.reload()
@@ -106,87 +129,108 @@ def extract(
 
 def embed_file(
     path: Path, backbones: Sequence[Backbone], plan: WindowPlan, decode: WindowStream
-) -> tuple[Any, np.ndarray]:
+) -> tuple[RowTable, np.ndarray]:
     """Embed one file that is in no store: its row table and its fused vectors float32 (n_windows, dim).
 
     Raises AudioError when nothing of it decodes.
     """
-    recording = Recording("query", Path(path))
-    for done in embed_all([recording], backbones, plan, decode):
-        if done.windows:
-            fused = np.concatenate([np.stack(done.vectors[b.name]) for b in backbones], axis=1)
-            return row_table("query", done.windows, partial=bool(done.error)), fused
-        raise AudioError(done.error or f"{path} holds no window.")
-    raise AudioError(f"{path} holds no window.")
+    windows, vectors, error = [], [], ""
+    for part in embed_all([Recording("query", Path(path))], backbones, plan, decode):
+        windows += part.windows
+        if part.windows:
+            vectors.append(np.concatenate([part.vectors[b.name] for b in backbones], axis=1))
+        error = part.error
+    if not windows:
+        raise AudioError(error or f"{path} holds no window.")
+    return row_table("query", windows, partial=bool(error)), np.concatenate(vectors)
 
 
-def _embed_new(
-    store: Store,
-    backbones: Sequence[Backbone],
-    todo: Sequence[Recording],
-    decode: WindowStream,
-    provenance: dict[str, Any],
-    summary: ExtractionSummary,
-    report: Callable[[int, float], None],
-) -> None:
-    writer = ShardWriter(store, provenance)
-    try:
-        for done in embed_all(todo, backbones, store.plan, decode):
-            audio_s = max((w.span.end_s for w in done.windows), default=0.0)
-            try:
-                if not done.windows:
-                    raise AudioError(done.error or f"{done.recording.path} gave no window.")
-                writer.add(
-                    EmbeddedRecording(
-                        done.recording.recording,
-                        row_table(done.recording.recording, done.windows, partial=bool(done.error)),
-                        {b.name: to_stored(np.stack(done.vectors[b.name]), store.dtype, b.name) for b in backbones},
-                    )
-                )
-            except (AudioError, StoreError) as error:
-                store.quarantine.add(done.recording.path, str(error))
-                summary.quarantined[done.recording.filename] = str(error)
+class _Records:
+    """Keeps the summary, the quarantine and the progress in step with what the writers report."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        summary: ExtractionSummary,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._store, self._catalogue, self._summary, self._on_progress = store, catalogue, summary, on_progress
+        self._unsealed: dict[str, Judged] = {}
+        self._reported: set[str] = set()
+        self._once_bad = {entry.path for entry in store.quarantine.files()}
+
+    def todo(self) -> list[Recording]:
+        """The recordings to embed: not those in the store, nor those that are known to be bad."""
+        summary, known_bad, embedded = self._summary, self._store.quarantine.unchanged(), self._store.embedded
+        for rejected in self._catalogue.rejected:
+            if str(rejected.path) not in known_bad:
+                self._store.quarantine.add(rejected.path, rejected.reason)
+            summary.quarantined[str(rejected.path)] = rejected.reason
+        todo = []
+        for recording in self._catalogue:
+            if recording.recording in embedded:
+                summary.n_already += 1
+            elif (bad := known_bad.get(str(recording.path))) is not None:
+                summary.quarantined[recording.filename] = bad.reason
             else:
-                summary.n_embedded += 1
-                summary.n_windows += len(done.windows)
-                summary.audio_s += audio_s
-                if done.error:
-                    summary.problems.append(f"{done.recording.filename}: {done.error}")
-            report(1, audio_s)
-    finally:
-        writer.seal()  # also on Ctrl-C: what is whole is kept
+                todo.append(recording)
+        self._on_progress(summary.n_recordings - len(todo), 0)
+        return todo
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Took(n_windows):
+                self._on_progress(0, n_windows)
+            case Judged(recording, refused=reason) if reason:
+                where = self._catalogue.recordings[self._catalogue.position(recording)]
+                self._store.quarantine.add(where.path, reason)
+                self._summary.quarantined[where.filename] = reason
+                self._count(recording)
+            case Judged(recording):
+                self._unsealed[recording] = event
+                self._count(recording)
+            case Sealed(recordings):
+                for recording in recordings:
+                    self._keep(self._unsealed.pop(recording))
+            case Completed(shard, n_windows, error):
+                self._summary.n_windows += n_windows
+                if error:
+                    self._summary.incomplete[shard] = error
+
+    def _keep(self, judged: Judged) -> None:
+        self._summary.n_embedded += 1
+        self._summary.n_windows += judged.n_windows
+        self._summary.audio_s += judged.audio_s
+        where = self._catalogue.recordings[self._catalogue.position(judged.recording)]
+        if str(where.path) in self._once_bad:  # it has been mended: in the store or in quarantine, never both
+            self._store.quarantine.release([str(where.path)])
+        if judged.error:
+            self._summary.problems.append(f"{where.filename}: {judged.error}")
+
+    def _count(self, recording: str) -> None:
+        """Advance the progress by one recording, once, even when a lost worker makes it be embedded again."""
+        if recording not in self._reported:
+            self._reported.add(recording)
+            self._on_progress(1, 0)
 
 
-def _complete_block(
-    store: Store,
-    backbone: Backbone,
-    decode: WindowStream,
-    provenance: dict[str, Any],
-    summary: ExtractionSummary,
-    report: Callable[[int, float], None],
-) -> None:
-    """Compute one block for the sealed shards that lack it; the other blocks are not touched."""
-    for shard in store.missing_shards(backbone.name):
-        rows = read_rows(store.row_path(shard))
-        hashes = list(dict.fromkeys(rows.recording))
-        recordings = [store.catalogue.recordings[store.catalogue.position(h)] for h in hashes]
-        vectors = []
-        for done in embed_all(recordings, [backbone], store.plan, decode):
-            expected = rows.start_s[rows.recording == done.recording.recording]
-            if len(expected) != len(done.windows) or not np.allclose(expected, [w.span.start_s for w in done.windows]):
-                raise StoreError(
-                    f"{done.recording.path} gives {len(done.windows)} windows today and {len(expected)} in the store"
-                    f"{': ' + done.error if done.error else ''}. Put the audio back where it was "
-                    f"to add block {backbone.name!r}, or extract into a new store."
-                )
-            vectors.append(to_stored(np.stack(done.vectors[backbone.name]), store.dtype, backbone.name))
-            summary.n_windows += len(done.windows)
-        metadata = {"block": backbone.name, "fingerprint": backbone.fingerprint.digest, **provenance}
-        write_vectors(store.vector_path(backbone.name, shard), np.concatenate(vectors), metadata)
+def _shards_to_complete(store: Store) -> list[ShardTask]:
+    lacking: dict[str, list[str]] = {}
+    for name in store.blocks:
+        for shard in store.missing_shards(name):
+            lacking.setdefault(shard, []).append(name)
+    tasks = []
+    for shard, names in lacking.items():
+        hashes = dict.fromkeys(read_rows(store.row_path(shard)).recording)
+        recordings = tuple(store.catalogue.recordings[store.catalogue.position(h)] for h in hashes)
+        tasks.append(ShardTask(shard, tuple(names), recordings))
+    return tasks
 
 
-def _declare_blocks(store: Store, backbones: Sequence[Backbone], link: bool) -> None:
+def _declare_blocks(store: Store, backbones: Iterable[BlockSource], link: bool) -> None:
     """Check the backbones against the store's blocks, and declare those that are new to it."""
+    backbones = list(backbones)
     given = {b.name: b for b in backbones}
     if len(given) != len(backbones):
         raise InputError("two backbones have the same name; give one a name of its own: --backbone NAME=FOLDER.")
@@ -211,17 +255,6 @@ def _declare_blocks(store: Store, backbones: Sequence[Backbone], link: bool) -> 
     for name, backbone in given.items():
         if name not in store.blocks:
             store.add_block(backbone, link=link)
-
-
-def _provenance(engine: str, plan: WindowPlan) -> dict[str, Any]:
-    versions = {}
-    for package in ("cisticola", "torch", "timm", "numpy", "soundfile", "soxr"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"engine": engine, "windows": plan.to_json(), "versions": versions, "created": created}
 
 
 def _name_flags(store: Store, catalogue: Catalogue, summary: ExtractionSummary) -> None:

@@ -1,14 +1,12 @@
-"""Many recordings in flight: decoding runs ahead in threads, and the networks get full batches."""
+"""Recordings in, vectors out: decoding runs ahead in a thread, and the networks get full batches."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,126 +16,174 @@ from embeddings.errors import AudioError
 from embeddings.recordings import Recording
 from embeddings.windows import AudioWindow, WindowPlan, WindowStream
 
-__all__ = ["InFlight", "embed_all"]
+__all__ = ["BATCH_WINDOWS", "EmbeddedPart", "embed_all"]
 
-BATCH_WINDOWS = 64  # windows that wait for the networks; a multiple of every backbone's own batch
-DECODERS = 2
-_QUEUED_WINDOWS = 32  # per recording in flight; bounds memory whatever a recording's length
+BATCH_WINDOWS = 32  # windows that go to the networks at once; a multiple of every backbone's own batch
+_WINDOWS_AHEAD = 64  # decoded windows that may wait, of however many recordings: memory is bounded by windows alone
+
+
+@dataclass(frozen=True)
+class EmbeddedPart:
+    """Consecutive windows of one recording with their vectors; parts come in order of time.
+
+    windows  without their waveforms      vectors  block name -> float32 (len(windows), dim)
+    is_last  nothing of this recording follows, and `error` says why it ended early, "" when it did not
+    """
+
+    recording: Recording
+    windows: list[AudioWindow]
+    vectors: Mapping[str, np.ndarray]
+    is_last: bool
+    error: str = ""
 
 
 @dataclass
-class InFlight:
-    """A recording on its way: windows that are decoded and vectors that have come back, in order of time."""
+class _Open:
+    """A recording that has been begun: its windows in the batch that is gathering, and how it ended."""
 
     recording: Recording
     windows: list[AudioWindow] = field(default_factory=list)
-    vectors: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    n_embedded: int = 0
-    decoded: bool = False
+    ended: bool = False
     error: str = ""
-
-    @property
-    def complete(self) -> bool:
-        return self.decoded and self.n_embedded == len(self.windows)
 
 
 def embed_all(
-    recordings: Sequence[Recording], backbones: Sequence[Backbone], plan: WindowPlan, decode: WindowStream
-) -> Iterator[InFlight]:
-    """Embed recordings in order; batches are filled across recordings, and each comes out when it is whole."""
+    recordings: Iterable[Recording],
+    backbones: Sequence[Backbone],
+    plan: WindowPlan,
+    decode: WindowStream,
+    *,
+    pulse: Callable[[bool], None] = lambda decoding: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EmbeddedPart]:
+    """Embed recordings in order; batches are filled across recordings, long recordings come out in parts.
+
+    recordings  may be endless or slow: each is asked for when the one before it is decoded
+    pulse       called from the decoding thread: True whenever a window is begun, False when it waits for something
+    stop        when it turns true, nothing more is decoded or yielded
+    """
     rates = sorted({b.sample_rate_hz for b in backbones})
-    in_flight: deque[InFlight] = deque()
-    waiting: list[tuple[InFlight, AudioWindow]] = []
+    opened: deque[_Open] = deque()
+    n_waiting = 0
+    waveforms: list[dict[int, np.ndarray]] = []
 
-    def through_the_networks() -> None:
-        for backbone in backbones:
-            batch = np.stack([window.waveforms[backbone.sample_rate_hz] for _, window in waiting])
-            for (owner, _), vector in zip(waiting, backbone.embed(batch), strict=True):
-                owner.vectors[backbone.name].append(vector)
-        for owner, _ in waiting:
-            owner.n_embedded += 1
-        waiting.clear()
+    def through_the_networks() -> Iterator[EmbeddedPart]:
+        nonlocal n_waiting
+        vectors = {b.name: b.embed(np.stack([w[b.sample_rate_hz] for w in waveforms])) for b in backbones if waveforms}
+        start = 0
+        for one in opened:
+            end = start + len(one.windows)
+            if end > start or one.ended:
+                part = {name: block[start:end] for name, block in vectors.items()}
+                yield EmbeddedPart(one.recording, one.windows, part, one.ended, one.error)
+            one.windows = []
+            start = end
+        while opened and opened[0].ended:
+            opened.popleft()
+        waveforms.clear()
+        n_waiting = 0
 
-    with _Decoding(recordings, plan, rates, decode) as decoding:
-        for recording, windows in decoding:
-            current = InFlight(recording, vectors={b.name: [] for b in backbones})
-            in_flight.append(current)
-            try:
-                for window in windows:
-                    # The samples go to the networks and are forgotten; the row keeps the window's place.
-                    current.windows.append(replace(window, waveforms={}))
-                    waiting.append((current, window))
-                    if len(waiting) == BATCH_WINDOWS:
-                        through_the_networks()
-            except AudioError as error:
-                current.error = str(error)
-            current.decoded = True
-            while in_flight and in_flight[0].complete:
-                yield in_flight.popleft()
-        if waiting:
-            through_the_networks()
-        yield from in_flight
+    with _DecodingAhead(recordings, plan, rates, decode, pulse, stop) as decoded:
+        for recording, window, error in decoded:
+            if stop():
+                return
+            if not opened or opened[-1].ended:
+                opened.append(_Open(recording))
+            if window is None:
+                opened[-1].ended, opened[-1].error = True, error
+                if not n_waiting:  # nothing to wait for: an unreadable file, or one that ended with the last batch
+                    yield from through_the_networks()
+                continue
+            # The samples go to the networks and are forgotten; the part keeps the window's place.
+            opened[-1].windows.append(replace(window, waveforms={}))
+            waveforms.append(window.waveforms)
+            n_waiting += 1
+            if n_waiting == BATCH_WINDOWS:
+                yield from through_the_networks()
+        if opened and not stop():
+            yield from through_the_networks()
 
 
-class _Decoding:
-    """Decodes a few recordings ahead in threads, and hands their windows over in the order of the recordings."""
+class _DecodingAhead:
+    """Decodes in a thread of its own, one recording after the other.
+
+    Gives (recording, window, "") for each window, then (recording, None, why it ended early or "").
+    """
 
     def __init__(
-        self, recordings: Sequence[Recording], plan: WindowPlan, rates: Sequence[int], decode: WindowStream
+        self,
+        recordings: Iterable[Recording],
+        plan: WindowPlan,
+        rates: Sequence[int],
+        decode: WindowStream,
+        pulse: Callable[[bool], None],
+        stop: Callable[[], bool],
     ) -> None:
-        self._recordings = recordings
-        self._plan, self._rates, self._decode = plan, rates, decode
-        self._pool = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        self._stop = threading.Event()
+        self._recordings, self._plan, self._rates, self._decode = recordings, plan, rates, decode
+        self._pulse, self._stop = pulse, stop
+        self._channel: queue.Queue[Any] = queue.Queue(_WINDOWS_AHEAD)
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="decode", daemon=True)
 
-    def __enter__(self) -> _Decoding:
+    def __enter__(self) -> _DecodingAhead:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._left.set()
+        self._thread.join()
 
-    def __iter__(self) -> Iterator[tuple[Recording, Iterator[AudioWindow]]]:
-        ahead: deque[tuple[Recording, queue.Queue[Any]]] = deque()
-        for recording in self._recordings:
-            ahead.append((recording, self._start(recording)))
-            if len(ahead) > 2 * DECODERS:
-                first, channel = ahead.popleft()
-                yield first, self._windows(channel)
-        while ahead:
-            first, channel = ahead.popleft()
-            yield first, self._windows(channel)
+    def __iter__(self) -> Iterator[tuple[Recording, AudioWindow | None, str]]:
+        while (item := self._channel.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
 
-    def _start(self, recording: Recording) -> queue.Queue[Any]:
-        channel: queue.Queue[Any] = queue.Queue(_QUEUED_WINDOWS)
-        self._pool.submit(self._work, recording.path, channel)
-        return channel
-
-    def _work(self, path: Path, channel: queue.Queue[Any]) -> None:
-        """Send every window, then None or the error. A file of any kind of badness ends as an AudioError."""
-        end: AudioError | None = None
+    def _work(self) -> None:
+        end: BaseException | None = None
         try:
-            for window in self._decode(path, self._plan, self._rates):
-                if not self._send(channel, window):
+            for recording in self._recordings:
+                if not self._decode_one(recording):
                     return
-        except AudioError as error:
+        except BaseException as error:  # whoever hands out the recordings failed; the main thread must know
             end = error
-        except Exception as error:
-            end = AudioError(f"{path} cannot be decoded ({type(error).__name__}: {error})")
-        self._send(channel, end)
+        self._send(end)
 
-    def _send(self, channel: queue.Queue[Any], item: Any) -> bool:
-        while not self._stop.is_set():
+    def _decode_one(self, recording: Recording) -> bool:
+        """Send every window, then how it ended. A file of any kind of badness ends with a sentence, not a crash."""
+        path = recording.path
+        error = ""
+        try:
+            self._pulse(True)
+            for window in self._decode(path, self._plan, self._rates):
+                if not self._send((recording, window, "")):
+                    return False
+                self._pulse(True)
+        except AudioError as caught:
+            error = str(caught)
+        except Exception as caught:
+            error = f"{path} cannot be decoded ({type(caught).__name__}: {caught})"
+        return self._send((recording, None, error))
+
+    def _send(self, item: Any) -> bool:
+        self._pulse(False)
+        while not self._left.is_set() and not self._stop():
             try:
-                channel.put(item, timeout=0.1)
+                self._channel.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue
+        self._channel_closed()
         return False
 
-    @staticmethod
-    def _windows(channel: queue.Queue[Any]) -> Iterator[AudioWindow]:
-        while (item := channel.get()) is not None:
-            if isinstance(item, AudioError):
-                raise item
-            yield item
+    def _channel_closed(self) -> None:
+        """Wake a reader that waits for a window that will not come."""
+        while True:
+            try:
+                self._channel.put_nowait(None)
+                return
+            except queue.Full:
+                try:
+                    self._channel.get_nowait()
+                except queue.Empty:
+                    continue

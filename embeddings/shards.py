@@ -82,7 +82,7 @@ def read_rows(path: Path) -> RowTable:
     batch = _open(path)
     columns = {name: batch.column(name) for name in batch.schema.names}
     return RowTable(
-        recording=columns["recording"].dictionary_decode().to_numpy(zero_copy_only=False),
+        recording=_decoded(columns["recording"]),
         **{f.name: columns[f.name].to_numpy(zero_copy_only=False) for f in fields(RowTable) if f.name != "recording"},
     )
 
@@ -120,6 +120,11 @@ def check_shard(path: Path) -> str:
     except StoreError as error:
         return str(error)
     return "" if found == stored else "its checksum does not match its content"
+
+
+def _decoded(column: pa.DictionaryArray) -> np.ndarray:
+    """The hashes as objects, each recording's shared by all of its rows."""
+    return np.array(column.dictionary.to_pylist(), object)[column.indices.to_numpy(zero_copy_only=False)]
 
 
 def _write(path: Path, batch: pa.RecordBatch, checksum: str, metadata: Mapping[str, Any]) -> None:

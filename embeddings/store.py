@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from embeddings.contract import Backbone, Fingerprint, Heard
-from embeddings.errors import InputError, StoreError
-from embeddings.files import read_json, replace_folder, write_json
+from embeddings.contract import BlockSource
+from embeddings.errors import StoreError
+from embeddings.layout import HASHES, Block, StoreLayout, create_layout
 from embeddings.quarantine import Quarantine
 from embeddings.recordings import Catalogue, Recording, load_catalogue, save_catalogue
 from embeddings.shards import RowTable, read_rows, read_vectors
@@ -21,34 +19,8 @@ from embeddings.windows import WindowPlan
 
 __all__ = ["HASHES", "Block", "Store", "StoreReader"]
 
-FORMAT = "cisticola-store-1"
-DTYPES = ("float16", "float32")
-HASHES = "hashes.arrow"  # the cache of content hashes; it is there before the store is
 
-
-@dataclass(frozen=True)
-class Block:
-    """One backbone's vectors in a store. `backbone` is where the backbone lies, relative to the store or absolute."""
-
-    name: str
-    dim: int
-    fingerprint: Fingerprint
-    backbone: str
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Block:
-        return cls(value["name"], value["dim"], Fingerprint(value["fingerprint"]), value["backbone"])
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "fingerprint": dict(self.fingerprint.fields),
-            "backbone": self.backbone,
-        }
-
-
-class Store:
+class Store(StoreLayout):
     """A store opened for reading, or for appending through `ShardWriter`.
 
     Rows are numbered in the order of the catalogue, then of time, whatever order they were written in; so a resumed
@@ -57,42 +29,16 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Open an existing store. Raises StoreError when there is none or it is damaged."""
-        self.path = Path(path)
-        if not (self.path / "store.json").is_file():
-            raise StoreError(
-                f"{self.path} is not a store (no store.json). Make one with: embed extract ... --out {path}"
-            )
-        header = read_json(self.path / "store.json", what="store description")
-        if header.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.path} has format {header.get('format')!r}; this version reads {FORMAT!r}. "
-                f"Extract it again, or use the version of Cisticola that made it."
-            )
-        try:
-            self.plan = WindowPlan(**header["windows"])
-            self.dtype = header["dtype"]
-            self.blocks = {b["name"]: Block.from_json(b) for b in header["blocks"]}
-            self.split_settings: dict[str, Any] = header["split"]
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{self.path / 'store.json'} lacks {error}. It was edited or cut short.") from None
+        super().__init__(path)
         self.quarantine = Quarantine(self.path / "quarantine", uuid4().hex[:12])
         self.reload()
 
     @classmethod
     def create(
-        cls, path: Path, backbones: Sequence[Backbone], plan: WindowPlan, *, dtype: str, split: Split, link: bool
+        cls, path: Path, backbones: Sequence[BlockSource], plan: WindowPlan, *, dtype: str, split: Split, link: bool
     ) -> Store:
         """Make an empty store for these blocks, with a copy of (or a link to) each backbone."""
-        if dtype not in DTYPES:
-            raise InputError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
-        path = Path(path)
-        if path.exists() and (not path.is_dir() or any(entry.name != HASHES for entry in path.iterdir())):
-            raise InputError(f"{path} exists and is not a store. Name an empty or a new folder with --out.")
-        blocks = [cls._keep_backbone(path, backbone, link) for backbone in backbones]
-        save_catalogue(path / "catalogue.arrow", [])
-        cls._write_header(
-            path, plan, dtype, blocks, {"kind": split.kind, "seed": split.seed, "valid_fold": split.valid_fold}
-        )
+        create_layout(path, backbones, plan, dtype=dtype, split=split, link=link)
         return cls(path)
 
     def reload(self) -> None:
@@ -131,64 +77,18 @@ class Store:
         """Content hashes of the recordings whose rows are sealed."""
         return {self.catalogue.recordings[i].recording for i in np.unique(self.place_of_row)}
 
-    def row_path(self, shard: str) -> Path:
-        return self.path / "rows" / f"{shard}.arrow"
-
-    def vector_path(self, block: str, shard: str) -> Path:
-        return self.path / "blocks" / block / f"{shard}.arrow"
-
     def missing_shards(self, block: str) -> list[str]:
         """Sealed shards that have no vectors of this block yet."""
         return [shard for shard in self.shards if not self.vector_path(block, shard).is_file()]
-
-    def choose_blocks(self, names: Iterable[str] | None = None) -> list[Block]:
-        """The named blocks in that order; all of them when None. Raises InputError for an unknown name."""
-        chosen = list(names) if names is not None else list(self.blocks)
-        unknown = [name for name in chosen if name not in self.blocks]
-        if unknown:
-            raise InputError(f"{self.path} has no block {', '.join(unknown)}; it has {', '.join(self.blocks)}.")
-        if len(set(chosen)) != len(chosen):
-            raise InputError(f"a block is named twice in {', '.join(chosen)}.")
-        return [self.blocks[name] for name in chosen]
 
     def reader(self, names: Iterable[str] | None = None) -> StoreReader:
         """Fused embeddings of the named blocks (default: all), side by side in that order."""
         return StoreReader(self, self.choose_blocks(names))
 
-    def backbone_path(self, block: Block) -> Path:
-        """The folder of the backbone that made a block: the store's own copy, or where it is linked."""
-        return self.path / block.backbone if not Path(block.backbone).is_absolute() else Path(block.backbone)
-
-    def heard(self, names: Iterable[str] | None = None) -> Heard:
-        """What the backbones of the named blocks were trained and selected on."""
-        files = [self.backbone_path(block) / "heard.json" for block in self.choose_blocks(names)]
-        return Heard().union(*(Heard.from_json(read_json(f, what="list of heard recordings")) for f in files))
-
     def add_recordings(self, recordings: Iterable[Recording]) -> None:
         """Bring recordings into the catalogue, or their labels and splits up to date; rows stay as they are."""
         self.catalogue = self.catalogue.joined(recordings)
         save_catalogue(self.path / "catalogue.arrow", self.catalogue.recordings)
-
-    def add_block(self, backbone: Backbone, *, link: bool) -> None:
-        """Declare a further block; its vectors are still to be computed for every sealed shard."""
-        block = self._keep_backbone(self.path, backbone, link)
-        self.blocks[block.name] = block
-        self._write_header(self.path, self.plan, self.dtype, list(self.blocks.values()), self.split_settings)
-
-    @staticmethod
-    def _keep_backbone(path: Path, backbone: Backbone, link: bool) -> Block:
-        place = f"backbones/{backbone.name}"
-        origin = getattr(backbone, "folder", None)
-        if link and origin is not None:
-            place = str(Path(origin).resolve())
-        else:
-            replace_folder(path / place, backbone.save)
-        return Block(backbone.name, backbone.dim, backbone.fingerprint, place)
-
-    @staticmethod
-    def _write_header(path: Path, plan: WindowPlan, dtype: str, blocks: list[Block], split: dict[str, Any]) -> None:
-        header = {"format": FORMAT, "windows": plan.to_json(), "dtype": dtype, "split": split}
-        write_json(path / "store.json", {**header, "blocks": [block.to_json() for block in blocks]})
 
     def _place(self, recording: str) -> int:
         return self.catalogue.position(recording) if recording in self.catalogue else -1

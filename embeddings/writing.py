@@ -1,33 +1,40 @@
-"""Appends whole recordings to a store, sealing a shard at a time."""
+"""Appends whole recordings to a store, sealing a shard at a time, in memory that does not grow with any of them."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
-from embeddings.errors import StoreError
+from embeddings.errors import InputError, StoreError
+from embeddings.layout import StoreLayout
+from embeddings.pipeline import EmbeddedPart
 from embeddings.shards import RowTable, write_rows, write_vectors
-from embeddings.store import Store
 from embeddings.windows import AudioWindow
 
-__all__ = ["EmbeddedRecording", "ShardWriter", "row_table", "to_stored"]
-
-SEAL_BYTES = 64 << 20
-SEAL_AFTER_S = 60.0
+__all__ = ["Sealing", "ShardWriter", "VectorSpool", "row_table", "to_stored"]
 
 
 @dataclass(frozen=True)
-class EmbeddedRecording:
-    """Every window of one recording with its vectors: block name -> (n_windows, dim), in the store's dtype."""
+class Sealing:
+    """When a shard is full: at so many bytes of vectors, or so many seconds after its first window.
 
-    recording: str
-    rows: RowTable
-    vectors: Mapping[str, np.ndarray]
+    The seconds are also what a crash may lose of each writer's work.
+    """
+
+    n_bytes: int = 64 << 20
+    after_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.n_bytes < 1 or not self.after_s >= 0:
+            raise InputError(f"a shard of {self.n_bytes} bytes or {self.after_s} s cannot be sealed; give more.")
 
 
 def row_table(recording: str, windows: list[AudioWindow], *, partial: bool) -> RowTable:
@@ -54,42 +61,131 @@ def to_stored(vectors: np.ndarray, dtype: str, block: str) -> np.ndarray:
     return stored
 
 
-class ShardWriter:
-    """Gathers whole recordings and seals them as a shard at about 64 MB or 60 s.
+class VectorSpool:
+    """Vectors of one block that wait to be sealed, in a file without a name: it goes when the process goes.
 
-    The vectors are sealed before the rows: until the rows are there, nothing of the shard is in the store. A kill
-    loses at most what is not sealed, and the next run embeds that again.
+    On disk rather than in memory, so that a recording of a day needs no more memory than one of a minute.
     """
 
-    def __init__(self, store: Store, provenance: Mapping[str, Any]) -> None:
-        self._store = store
-        self._provenance = dict(provenance)
-        self._waiting: list[EmbeddedRecording] = []
-        self._n_bytes = 0
+    def __init__(self, folder: Path, dim: int, dtype: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
+        self._dim, self._dtype = dim, np.dtype(dtype)
+        self._first = 0  # rows before this one are sealed
+        self._n = 0
+
+    def __len__(self) -> int:
+        return self._n - self._first
+
+    @property
+    def n_bytes(self) -> int:
+        return len(self) * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._dim * self._dtype.itemsize
+
+    def append(self, vectors: np.ndarray) -> None:
+        """vectors : (n, dim) in the spool's dtype."""
+        self._file.seek(self._n * self._row_bytes)
+        self._file.write(np.ascontiguousarray(vectors).data)
+        self._n += len(vectors)
+
+    def rows(self, n: int) -> np.ndarray:
+        """The first n rows (n, dim), mapped; valid until the next change."""
+        if not n:
+            return np.empty((0, self._dim), self._dtype)
+        self._file.flush()
+        return np.memmap(self._file, self._dtype, "r", self._first * self._row_bytes, (n, self._dim))
+
+    def keep(self, n: int) -> None:
+        """Forget all but the first n rows."""
+        self._n = self._first + n
+
+    def drop(self, n: int) -> None:
+        """Forget the first n rows; the file shrinks when nothing is left in it."""
+        self._first += n
+        if self._first == self._n:
+            self._first = self._n = 0
+            os.ftruncate(self._file.fileno(), 0)
+
+
+class ShardWriter:
+    """Gathers whole recordings and seals them as a shard.
+
+    The vectors are sealed before the rows: until the rows are there, nothing of the shard is in the store. A kill
+    loses at most what is not sealed, and the next run embeds that again. Writers need no lock: each names its shards.
+    """
+
+    def __init__(
+        self, layout: StoreLayout, provenance: Callable[[], Mapping[str, Any]], sealing: Sealing | None = None
+    ) -> None:
+        """provenance : called at each sealing for what is to be written into the shard."""
+        self._layout = layout
+        self._provenance = provenance
+        self._sealing = sealing or Sealing()
+        self._spools = {b.name: VectorSpool(layout.path, b.dim, layout.dtype) for b in layout.blocks.values()}
+        self._whole: list[RowTable] = []
+        self._n_whole = 0
+        self._recordings: list[str] = []
+        self._open: list[RowTable] = []
         self._n_sealed = 0
-        self._name = uuid4().hex[:12]  # a name of its own, so that writers need no lock
+        self._name = uuid4().hex[:12]
         self._since = time.monotonic()
 
-    def add(self, embedded: EmbeddedRecording) -> None:
-        """Take one recording; seals when enough has gathered."""
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting.append(embedded)
-        self._n_bytes += sum(v.nbytes for v in embedded.vectors.values())
-        if self._n_bytes >= SEAL_BYTES or time.monotonic() - self._since >= SEAL_AFTER_S:
-            self.seal()
-
-    def seal(self) -> None:
-        """Write what has gathered as one shard; nothing happens when there is nothing."""
-        if not self._waiting:
+    def add(self, part: EmbeddedPart) -> None:
+        """Take windows of the recording that is open. Raises StoreError when the store cannot hold a vector."""
+        if not part.windows:
             return
+        if not self._whole and not self._open:
+            self._since = time.monotonic()
+        stored = {name: to_stored(part.vectors[name], self._layout.dtype, name) for name in self._spools}
+        for name, vectors in stored.items():
+            self._spools[name].append(vectors)
+        self._open.append(row_table(part.recording.recording, part.windows, partial=False))
+
+    def finish(self, *, partial: bool) -> int:
+        """The open recording is whole, or as whole as it gets (`partial`). Returns its number of windows."""
+        if not self._open:
+            return 0
+        rows = RowTable.concatenated(self._open)
+        if partial:
+            rows = replace(rows, partial=np.ones(len(rows), bool))
+        self._whole.append(rows)
+        self._n_whole += len(rows)
+        self._recordings.append(rows.recording[0])
+        self._open = []
+        return len(rows)
+
+    def forget(self) -> None:
+        """Drop what was added of the open recording."""
+        for spool in self._spools.values():
+            spool.keep(self._n_whole)
+        self._open = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is time to seal."""
+        if not self._whole:
+            return False
+        n_bytes = sum(spool.n_bytes for spool in self._spools.values())
+        return n_bytes >= self._sealing.n_bytes or time.monotonic() - self._since >= self._sealing.after_s
+
+    def seal(self) -> list[str]:
+        """Write the whole recordings as one shard. Returns their content hashes; an open recording stays open."""
+        if not self._whole:
+            return []
         shard = f"{self._name}-{self._n_sealed:05d}"
-        rows = RowTable.concatenated([e.rows for e in self._waiting])
-        for name, block in self._store.blocks.items():
-            vectors = np.concatenate([e.vectors[name] for e in self._waiting])
-            metadata = {"block": name, "fingerprint": block.fingerprint.digest, **self._provenance}
-            write_vectors(self._store.vector_path(name, shard), vectors, metadata)
-        write_rows(self._store.row_path(shard), rows, self._provenance)
-        self._waiting = []
-        self._n_bytes = 0
+        provenance = self._provenance()
+        for name, block in self._layout.blocks.items():
+            metadata = {"block": name, "fingerprint": block.fingerprint.digest, **provenance}
+            vectors = self._spools[name].rows(self._n_whole)
+            write_vectors(self._layout.vector_path(name, shard), vectors, metadata)
+        write_rows(self._layout.row_path(shard), RowTable.concatenated(self._whole), provenance)
+        for spool in self._spools.values():
+            spool.drop(self._n_whole)
+        sealed, self._recordings = self._recordings, []
+        self._whole, self._n_whole = [], 0
         self._n_sealed += 1
+        self._since = time.monotonic()
+        return sealed

@@ -14,6 +14,7 @@ from embeddings.splits import Split
 from embeddings.store import Store
 from embeddings.verify import verify_store
 from embeddings.windows import WindowPlan
+from embeddings.writing import Sealing
 
 CONTENTS = [f"{8 + i % 3} 0.{i:02d}" for i in range(1, 30)]
 
@@ -67,7 +68,7 @@ def test_a_second_run_embeds_nothing(filled):
 
 def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path, filled, monkeypatch):
     whole, catalogue, backbone = filled
-    monkeypatch.setattr("embeddings.writing.SEAL_BYTES", 60)  # a shard every few recordings
+    sealing = Sealing(n_bytes=60)  # a shard every few recordings
     store = make_store(tmp_path / "torn", [backbone])
 
     class Dying(FakeBackbone):
@@ -78,7 +79,7 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path, fi
 
     monkeypatch.setattr("embeddings.pipeline.BATCH_WINDOWS", 16)
     with pytest.raises(MemoryError):
-        extract(catalogue, [Dying()], store, fake_decode)
+        extract(catalogue, [Dying()], store, fake_decode, sealing=sealing)
     (store.path / "blocks/fake/.half.arrow.1.tmp").parent.mkdir(parents=True, exist_ok=True)
     (store.path / "blocks/fake/unsealed-00001.arrow").write_bytes(b"written before a kill")
     resumed = Store(store.path)
@@ -89,12 +90,11 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path, fi
     assert contents(Store(store.path)) == contents(whole)
 
 
-def test_readers_take_rows_in_any_order_across_shards_and_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("embeddings.writing.SEAL_BYTES", 200)
+def test_readers_take_rows_in_any_order_across_shards_and_blocks(tmp_path):
     backbones = [FakeBackbone("one", 3), FakeBackbone("two", 5, sample_rate_hz=50, weights="b")]
     catalogue = fake_catalogue(tmp_path / "audio", CONTENTS)
     store = make_store(tmp_path / "store", backbones)
-    extract(catalogue, backbones, store, fake_decode)
+    extract(catalogue, backbones, store, fake_decode, sealing=Sealing(n_bytes=200))
     assert len(store.shards) > 3
     everything = store.reader().read(np.arange(store.n_rows))
     assert everything.shape == (store.n_rows, 8)

@@ -1,0 +1,328 @@
+"""Worker processes that embed: they share out recordings, and a lost one costs only what it had not sealed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from embeddings.contract import Backbone
+from embeddings.errors import CisticolaError, StoreError
+from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, complete_shards, embed_recordings
+from embeddings.layout import StoreLayout
+from embeddings.recordings import Recording
+from embeddings.windows import WindowStream
+from embeddings.writing import Sealing
+
+__all__ = ["Job", "Load", "run_workers"]
+
+Load = Callable[[Sequence[str], Mapping[str, Any]], tuple[Sequence[Backbone], WindowStream]]
+"""Called in each worker with block names and the engines chosen already; must survive pickling."""
+
+STALLED_S = 60.0  # a decoder that gives no window for so long hangs
+_STRIKES, _STRIKES_WHEN_KILLED = 2, 3  # a worker may be killed for other reasons than the file that it is at
+_LOST_IN_A_ROW = 4
+_GRACE_S = 8.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of an extraction is told."""
+
+    store: Path
+    load: Load
+    names: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sealing: Sealing = field(default_factory=Sealing)
+    stalled_s: float = STALLED_S
+
+
+@dataclass(frozen=True)
+class _Next:
+    """The worker's decoder is free."""
+
+
+@dataclass(frozen=True)
+class _Engines:
+    records: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class _Finished:
+    pass
+
+
+@dataclass
+class _Worker:
+    process: Any
+    connection: Connection
+    heartbeat: Any
+    unsettled: dict[str, Recording | ShardTask] = field(default_factory=dict)
+    current: str = ""  # what its decoder is at
+    finished: bool = False
+    stalled: bool = False
+
+
+def run_workers(
+    job: Job,
+    tasks: Iterable[Recording | ShardTask],
+    on_event: Callable[[Event], None],
+    *,
+    n_workers: int,
+    engines: Mapping[str, Any] | None = None,
+    on_engines: Callable[[Mapping[str, Any]], None] = lambda records: None,
+) -> list[str]:
+    """Let worker processes do the tasks (all recordings, or all shards to complete). Returns what the user must know.
+
+    engines     block -> record of an engine that was chosen before; without it one worker chooses, then others start
+    on_engines  is told what was chosen
+    A task whose worker dies is done again by another; a recording at which workers die again and again is refused.
+    Ctrl-C: what is whole gets sealed, within seconds, and KeyboardInterrupt goes on.
+    Raises whatever error a worker could not handle (InputError, StoreError, OSError of a full disk).
+    """
+    return _Crew(job, on_event, n_workers, dict(engines or {}), on_engines).run(deque(tasks))
+
+
+class _Crew:
+    def __init__(
+        self,
+        job: Job,
+        on_event: Callable[[Event], None],
+        n_workers: int,
+        engines: dict[str, Any],
+        on_engines: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._job, self._on_event, self._n = job, on_event, max(1, n_workers)
+        self._engines, self._on_engines = engines, on_engines
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = self._context.Event()
+        self._workers: list[_Worker] = []
+        self._todo: deque[Recording | ShardTask] = deque()
+        self._strikes: Counter[str] = Counter()
+        self._lost_in_a_row = 0
+        self._problems: list[str] = []
+
+    def run(self, todo: deque[Recording | ShardTask]) -> list[str]:
+        self._todo = todo
+        try:
+            while True:
+                self._hire()
+                if not self._workers:
+                    return self._problems
+                self._attend(timeout_s=1.0)
+        except BaseException:
+            self._stop.set()
+            deadline = time.monotonic() + _GRACE_S
+            while self._workers and time.monotonic() < deadline:
+                try:
+                    self._attend(timeout_s=0.2)
+                except (CisticolaError, OSError):
+                    continue  # the first error is the one that is told
+            raise
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.join()
+
+    def _hire(self) -> None:
+        knows_engines = set(self._engines) >= set(self._job.names)
+        n_wanted = self._n if knows_engines else 1
+        while self._todo and len(self._workers) < n_wanted:
+            ours, theirs = self._context.Pipe()
+            heartbeat = self._context.RawValue("d", 0.0)
+            process = self._context.Process(
+                target=_work, args=(theirs, self._job, dict(self._engines), heartbeat, self._stop), name="embed"
+            )
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours, heartbeat))
+            if not knows_engines:
+                return
+
+    def _attend(self, timeout_s: float) -> None:
+        """Answer the workers, notice who is gone, and end who hangs."""
+        by_handle = {w.connection: w for w in self._workers} | {w.process.sentinel: w for w in self._workers}
+        seen = {id(worker): worker for handle in wait(list(by_handle), timeout_s) if (worker := by_handle[handle])}
+        for worker in seen.values():
+            is_gone = not worker.process.is_alive()
+            for message in _messages(worker.connection):
+                self._hear(worker, message)
+            if is_gone:
+                self._workers.remove(worker)
+                worker.process.join()
+                if not worker.finished and not self._stop.is_set():
+                    self._replace(worker)
+        now = time.monotonic()
+        for worker in self._workers:
+            since = worker.heartbeat.value
+            if since and now - since > self._job.stalled_s:
+                worker.stalled = True
+                worker.process.kill()
+
+    def _hear(self, worker: _Worker, message: Any) -> None:
+        match message:
+            case _Next():
+                self._assign(worker)
+            case _Engines(records):
+                self._engines.update(records)
+                self._on_engines(self._engines)
+            case _Failed(error):
+                worker.finished = True
+                raise error
+            case _Finished():
+                worker.finished = True
+            case _:
+                for key in _settled(message):
+                    worker.unsettled.pop(key, None)
+                    self._lost_in_a_row = 0
+                self._on_event(message)
+
+    def _assign(self, worker: _Worker) -> None:
+        task = self._todo.popleft() if self._todo and not self._stop.is_set() else None
+        worker.current = _key(task) if task is not None else ""
+        if task is not None:
+            worker.unsettled[worker.current] = task
+        try:
+            worker.connection.send(task)
+        except OSError:
+            return  # it is gone; its sentinel tells
+
+    def _replace(self, worker: _Worker) -> None:
+        """Give a lost worker's unsealed tasks to others, the one that it was at first: if it kills again, it kills
+        nothing else."""
+        self._lost_in_a_row += 1
+        why = "hung" if worker.stalled else f"died ({_exit_words(worker.process.exitcode)})"
+        suspect = worker.unsettled.pop(worker.current, None)
+        self._todo.extendleft(reversed(worker.unsettled.values()))
+        if suspect is None:
+            if self._lost_in_a_row >= _LOST_IN_A_ROW:
+                raise StoreError(
+                    f"{self._lost_in_a_row} workers in a row {why}. Is memory short? Try again with fewer --workers; "
+                    f"what is sealed is kept."
+                )
+            self._problems.append(f"a worker {why}; what it had not sealed was embedded again.")
+            return
+        key = _key(suspect)
+        self._strikes[key] += 1
+        limit = _STRIKES_WHEN_KILLED if worker.process.exitcode == -signal.SIGKILL else _STRIKES
+        place = suspect.path if isinstance(suspect, Recording) else f"shard {suspect.shard}"
+        if self._strikes[key] < limit:
+            self._problems.append(f"a worker {why} at {place}; what it had not sealed was embedded again.")
+            self._todo.appendleft(suspect)
+            return
+        reason = f"{place}: {self._strikes[key]} workers {why} while they decoded it"
+        if isinstance(suspect, Recording):
+            self._on_event(Judged(suspect.recording, 0, 0.0, refused=reason))
+        else:
+            self._on_event(Completed(suspect.shard, 0, reason))
+
+
+def _work(connection: Connection, job: Job, engines: dict[str, Any], heartbeat: Any, stop: Any) -> None:
+    """A worker's life: load the backbones, then ask for tasks until there are none."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    lock = threading.Lock()
+
+    def send(message: Any) -> None:
+        with lock:
+            connection.send(message)
+
+    def tasks() -> Iterator[Any]:
+        while True:
+            send(_Next())
+            task = connection.recv()
+            if task is None:
+                return
+            yield task
+
+    def pulse(decoding: bool) -> None:
+        heartbeat.value = time.monotonic() if decoding else 0.0
+
+    try:
+        backbones, decode = job.load(job.names, engines)
+        untold = [b for b in backbones if b.name not in engines]
+
+        def report(event: Event) -> None:
+            if untold:
+                send(_Engines({b.name: getattr(b, "engine_record", None) for b in untold}))
+                untold.clear()
+            send(event)
+
+        layout = StoreLayout(job.store)
+        watch = {"settings": job.settings, "pulse": pulse, "stop": stop.is_set}
+        first, stream = _kind_of_tasks(tasks())
+        if isinstance(first, ShardTask):
+            complete_shards(layout, stream, backbones, decode, report, **watch)
+        elif first is not None:
+            embed_recordings(layout, stream, backbones, decode, report, sealing=job.sealing, **watch)
+        send(_Finished())
+    except (CisticolaError, OSError) as error:
+        send(_Failed(error))
+    except Exception:
+        send(_Failed(RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))
+
+
+def _kind_of_tasks(tasks: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    """The first task, to see what it is, and all of them."""
+    first = next(tasks, None)
+
+    def everything() -> Iterator[Any]:
+        yield first
+        yield from tasks
+
+    return first, everything()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing beside the next run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _messages(connection: Connection) -> Iterator[Any]:
+    try:
+        while connection.poll():
+            yield connection.recv()
+    except (EOFError, OSError):
+        return
+
+
+def _settled(message: Any) -> tuple[str, ...]:
+    """Tasks of which nothing more is to be done."""
+    match message:
+        case Sealed(recordings):
+            return recordings
+        case Judged(recording, refused=refused) if refused:
+            return (recording,)
+        case Completed(shard):
+            return (shard,)
+    return ()
+
+
+def _key(task: Recording | ShardTask) -> str:
+    return task.recording if isinstance(task, Recording) else task.shard
+
+
+def _exit_words(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return signal.Signals(-code).name
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit code {code}"
