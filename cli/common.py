@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from embeddings.contract import Backbone
+    from embeddings.contract import Backbone, BlockSource
     from embeddings.store import Store
 
 __all__ = [
@@ -22,7 +23,8 @@ __all__ = [
     "DryRunOption",
     "JsonOption",
     "console",
-    "load_named_backbones",
+    "describe_named_backbones",
+    "engine_words",
     "make_app",
     "print_names",
     "progress",
@@ -48,6 +50,7 @@ def run(app: typer.Typer) -> None:
     """Run a command line. Exit codes: 0 done, 1 done with something quarantined or failed, 2 wrong usage."""
     from embeddings.errors import CisticolaError
 
+    signal.signal(signal.SIGTERM, _interrupt)  # a scheduler's polite end is as good as Ctrl-C
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
@@ -62,6 +65,10 @@ def run(app: typer.Typer) -> None:
         sys.exit(130)
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def console() -> Console:
     """Where tables and summaries go; as wide as the terminal, or 120 columns when there is none."""
     from rich.console import Console
@@ -70,8 +77,13 @@ def console() -> Console:
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left; yields a function that advances it. Silent when nobody watches."""
+def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar with rate and time left; yields a function that advances it. Silent when nobody watches.
+
+    The function takes (steps) or (steps, units), of which the rate is then told: recordings done, windows a second.
+    """
+    import time
+
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -92,13 +104,16 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
         TimeRemainingColumn(),
     )
     watched = Console(stderr=True)
+    n_units, since = 0, time.monotonic()
     with Progress(*columns, console=watched, disable=not watched.is_terminal) as bar:
         task = bar.add_task(what, total=total, rate="")
 
-        def advance(n: int) -> None:
+        def advance(n: int, units: int | None = None) -> None:
+            nonlocal n_units
+            n_units += n if units is None else units
             bar.update(task, advance=n)
-            if speed := bar.tasks[0].speed:
-                bar.update(task, rate=f"{speed:,.1f} {unit}/s")
+            if elapsed_s := time.monotonic() - since:
+                bar.update(task, rate=f"{n_units / elapsed_s:,.1f} {unit}/s")
 
         yield advance
 
@@ -123,22 +138,34 @@ def write_summary(path: Path | None, summary: dict[str, Any]) -> None:
         write_json(path, summary)
 
 
-def load_named_backbones(references: list[str], device: str) -> list[Backbone]:
-    """Load `FOLDER`, a frozen backbone's name, or `NAME=` either, which names the block."""
+def describe_named_backbones(references: list[str]) -> list[tuple[str, BlockSource]]:
+    """What `FOLDER`, a frozen backbone's name, or `NAME=` either means: where it lies, and what it is."""
     from embeddings.errors import InputError
-    from stage1_backbones.registry import load_backbone
+    from stage1_backbones.registry import describe_backbone
 
-    loaded = []
+    described = []
     for reference in references:
         name, separator, place = reference.partition("=")
-        backbone = load_backbone(place if separator else reference, device=device)
-        if separator:
+        if not separator:
+            name, place = "", reference
+        source = describe_backbone(place)
+        if name:
             if not name.replace("_", "").replace("-", "").replace(".", "").isalnum() or name.startswith("."):
                 raise InputError(f"{name!r} cannot name a block; use letters, digits, '_', '-' and '.'.")
-            backbone.name = name
-        loaded.append(backbone)
-    say_licences(loaded)
-    return loaded
+            source.name = name
+        described.append((place, source))
+    say_licences([source for _, source in described])
+    return described
+
+
+def engine_words(record: dict[str, Any] | None) -> str:
+    """An engine and the figures of its gate, for people."""
+    if not record or "min_cosine" not in record:
+        return (record or {}).get("engine", "unknown")
+    words = f"{record['engine']}, smallest cosine to {record['reference']} {record['min_cosine']:.6f}"
+    if record.get("windows_per_s"):
+        words += f", {record['windows_per_s'] / record['reference_windows_per_s']:.1f} times its speed"
+    return words
 
 
 def store_backbones(store: Store, blocks: list[str] | None, device: str) -> list[Backbone]:
@@ -153,7 +180,7 @@ def store_backbones(store: Store, blocks: list[str] | None, device: str) -> list
     return loaded
 
 
-def say_licences(backbones: list[Backbone]) -> None:
+def say_licences(backbones: Sequence[BlockSource]) -> None:
     """Tell whoever runs the command under which terms a frozen network's weights stand."""
     for backbone in backbones:
         if notice := getattr(backbone, "licence_notice", ""):

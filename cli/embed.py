@@ -12,7 +12,8 @@ from cli.common import (
     DryRunOption,
     JsonOption,
     console,
-    load_named_backbones,
+    describe_named_backbones,
+    engine_words,
     make_app,
     print_names,
     progress,
@@ -22,7 +23,8 @@ from cli.common import (
 )
 
 if TYPE_CHECKING:
-    from embeddings.contract import Backbone
+    from embeddings.contract import BlockSource
+    from embeddings.extract import ExtractionSummary, Workers
     from embeddings.recordings import Catalogue
     from embeddings.splits import Split
     from embeddings.store import Store
@@ -36,10 +38,11 @@ BlocksOption = Annotated[str | None, typer.Option(help="Blocks to use, separated
 @app.command()
 def extract(
     source: Annotated[Path, typer.Argument(help="A train_metadata.csv, a .txt list, a folder, or an audio file.")],
-    backbone: Annotated[
-        list[str], typer.Option(help="A trained folder, birdnet or logmel_stats; NAME=... names the block.")
-    ],
     out: Annotated[Path, typer.Option(help="The store: a new folder, or one to go on with.")],
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option(help="A trained folder, birdnet or logmel_stats; NAME=... names the block. Default: the store's."),
+    ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
     ] = None,
@@ -47,6 +50,13 @@ def extract(
     hop_s: Annotated[float | None, typer.Option(help="Seconds from window to window. Default 5.")] = None,
     last: Annotated[str | None, typer.Option(help="The last window: shift (default), pad or drop.")] = None,
     dtype: Annotated[str, typer.Option(help="Numbers on disk: float16 or float32.")] = "float16",
+    engine: Annotated[
+        str, typer.Option(help="auto (the fastest that passes the parity gate), torch, onnxruntime, openvino, ...")
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that embed. Default: one a core.")
+    ] = None,
+    seal_s: Annotated[float, typer.Option(help="Seconds of each worker's work that a crash may cost.")] = 60.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the split. Default: the backbones' own, or 0.")] = None,
     valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
     mix_splits: Annotated[bool, typer.Option(help="Allow backbones that were trained on different splits.")] = False,
@@ -63,59 +73,76 @@ def extract(
     from embeddings.identity import HashCache
     from embeddings.store import HASHES, Store
     from embeddings.windows import WindowPlan
+    from embeddings.writing import Sealing
 
     store = Store(out) if (out / "store.json").is_file() else None
     cache_path = out / HASHES if not dry_run else None
-    backbones = load_named_backbones(backbone, device)
-    catalogue = read_catalogue(
-        source, audio=audio, label_folders=label_folders, cache=HashCache(cache_path, rehash=rehash)
-    )
-    split, sides = _sides(catalogue, backbones, store, seed, valid_fold, mix_splits)
+    references, sources = _sources(backbone or [], store)
+    sealing = Sealing(after_s=seal_s)
+    with progress("reading", None, "files") as advance:
+        catalogue = read_catalogue(
+            source,
+            audio=audio,
+            label_folders=label_folders,
+            cache=HashCache(cache_path, rehash=rehash),
+            on_hashed=advance,
+        )
+    split, sides = _sides(catalogue, sources, store, seed, valid_fold, mix_splits)
     catalogue = catalogue.with_splits(sides)
 
     if store is not None:
         _require_same_plan(store, hop_s, last)
         plan = store.plan
     else:
-        plan = WindowPlan(backbones[0].window_s, hop_s or 5.0, last or "shift")
+        plan = WindowPlan(sources[0].window_s, hop_s or 5.0, last or "shift")
+    n_new = len(catalogue) - (len(store.embedded & {r.recording for r in catalogue}) if store else 0)
     if dry_run:
-        n_there = len(store.embedded & {r.recording for r in catalogue}) if store else 0
         console().print(
-            f"Would embed {len(catalogue) - n_there} of {len(catalogue)} recordings with "
-            f"{', '.join(b.name for b in backbones)} into {out}, a window every {plan.hop_s:g} s."
+            f"Would embed {n_new} of {len(catalogue)} recordings with "
+            f"{', '.join(b.name for b in sources)} into {out}, a window every {plan.hop_s:g} s."
         )
         print_names("To mend", list(catalogue.problems))
         return
     if store is None:
-        store = Store.create(out, backbones, plan, dtype=dtype, split=split, link=link_backbones)
-    with progress("embedding", len(catalogue) + len(catalogue.rejected), "recordings") as advance:
+        store = Store.create(out, sources, plan, dtype=dtype, split=split, link=link_backbones)
+    crew = _crew(store, references, workers, device, engine, n_new)
+    with progress("embedding", len(catalogue) + len(catalogue.rejected), "windows") as advance:
         summary = run_extraction(
             catalogue,
-            backbones,
+            sources,
             store,
-            _decoder(),
-            engine="torch",
+            workers=crew,
+            settings={"engine": engine, "workers": crew.n, "seal_s": seal_s},
+            sealing=sealing,
             retry_quarantined=retry_quarantined,
             link_backbones=link_backbones,
-            on_progress=lambda n_recordings, audio_s: advance(n_recordings),
+            on_progress=advance,
         )
-    out_console = console()
-    out_console.print(
+    _print_extraction(summary, catalogue, store)
+    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.quarantined or summary.incomplete:
+        raise typer.Exit(1)
+
+
+def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: Store) -> None:
+    out = console()
+    out.print(
         f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of "
         f"audio in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
     )
+    for name, record in summary.engines.items():
+        out.print(f"Engine of {name}: {engine_words(record)}.")
     if not catalogue.n_labelled:
-        out_console.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
+        out.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
     print_names("To mend", summary.problems)
     print_names("Flagged", [f"{name}: {', '.join(flags)}" for name, flags in summary.flagged.items()])
     print_names("Quarantined", [f"{name}: {reason}" for name, reason in summary.quarantined.items()])
-    out_console.print(f"Store: {out} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
-    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
+    print_names("Shards that still lack a block", [f"{shard}: {why}" for shard, why in summary.incomplete.items()])
+    out.print(f"Store: {store.path} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
     if summary.interrupted:
-        out_console.print("Interrupted. What is sealed stays; the same command goes on from there.")
-        raise typer.Exit(130)
-    if summary.quarantined:
-        raise typer.Exit(1)
+        out.print("Interrupted. What is sealed stays; the same command goes on from there.")
 
 
 @app.command()
@@ -155,6 +182,7 @@ def info(store_path: StoreArgument, json_path: JsonOption = None) -> None:
         "split": {**store.split_settings, "recordings": dict(splits)},
         "flags": {flag: int(getattr(store.rows, flag).sum()) for flag in FLAGS},
         "quarantined": {entry.path: entry.reason for entry in bad},
+        "engines": _engines_of(store),
         "provenance": shard_metadata(store.row_path(store.shards[0])) if store.shards else {},
     }
     write_summary(json_path, facts)
@@ -177,7 +205,9 @@ def info(store_path: StoreArgument, json_path: JsonOption = None) -> None:
     table.add_row("quarantined", str(len(bad)))
     if facts["provenance"]:
         versions = ", ".join(f"{k} {v}" for k, v in facts["provenance"]["versions"].items())
-        table.add_row("made by", f"{versions}; engine {facts['provenance']['engine']}")
+        table.add_row("made by", versions)
+        for name, record in facts["engines"].items():
+            table.add_row(f"engine of {name}", "; ".join(record))
     console().print(table)
     print_names("Quarantined", [f"{entry.path}: {entry.reason} ({entry.when})" for entry in bad])
     print_names("Torn shards", list(store.torn.values()))
@@ -274,6 +304,65 @@ def search(
     )
 
 
+def _engines_of(store: Store) -> dict[str, list[str]]:
+    """Block -> the engines that made its shards, in words, each once."""
+    from embeddings.shards import shard_metadata
+
+    engines: dict[str, dict[str, None]] = {name: {} for name in store.blocks}
+    for name in store.blocks:
+        for shard in store.shards:
+            if store.vector_path(name, shard).is_file():
+                record = shard_metadata(store.vector_path(name, shard)).get("engines", {}).get(name)
+                engines[name][engine_words(record)] = None
+    return {name: list(words) for name, words in engines.items()}
+
+
+def _sources(named: list[str], store: Store | None) -> tuple[dict[str, str], list[BlockSource]]:
+    """Block name -> where its backbone lies, and what each is; the blocks that a store has come first."""
+    from embeddings.errors import InputError
+
+    references: dict[str, str] = {}
+    sources: dict[str, BlockSource] = {}
+    for reference, source in describe_named_backbones(named):
+        if source.name in sources:
+            raise InputError(
+                f"two backbones have the name {source.name!r}; give one a name of its own: --backbone NAME=FOLDER."
+            )
+        references[source.name], sources[source.name] = reference, source
+    blocks = list(store.blocks.values()) if store is not None else []
+    for block in blocks:
+        if block.name not in sources:
+            place = str(store.backbone_path(block)) if store is not None else ""
+            ((_, source),) = describe_named_backbones([f"{block.name}={place}"])
+            references[block.name], sources[block.name] = place, source
+    if not sources:
+        raise InputError("no backbone; name one or more with --backbone (see `backbones list`).")
+    names = list(dict.fromkeys([*(b.name for b in blocks), *sources]))
+    return references, [sources[name] for name in names]
+
+
+def _crew(
+    store: Store, references: dict[str, str], asked: int | None, device: str, engine: str, n_tasks: int
+) -> Workers:
+    """As many workers as asked for, or as there are cores; each with its share of the cores."""
+    from embeddings.errors import InputError
+    from embeddings.extract import Workers
+    from stage1_backbones.hearing import Hearing, machine_name, resolve_device_early, usable_cores
+
+    if asked is not None and asked < 1:
+        raise InputError(f"--workers {asked} embed nothing; give 1 or more.")
+    device = resolve_device_early(device)
+    n = asked or (usable_cores() if device == "cpu" else 1)
+    threads = max(1, usable_cores() // max(1, min(n, n_tasks)))
+    machine = machine_name(device)
+    return Workers(
+        n,
+        Hearing(references, device, engine, threads),
+        engines=store.engines(machine, engine),
+        on_engines=lambda records: store.remember_engines(machine, engine, records),
+    )
+
+
 def _decoder() -> Any:
     from stage1_backbones.audio import stream_windows
 
@@ -282,7 +371,7 @@ def _decoder() -> Any:
 
 def _sides(
     catalogue: Catalogue,
-    backbones: list[Backbone],
+    backbones: list[BlockSource],
     store: Store | None,
     seed: int | None,
     valid_fold: str,

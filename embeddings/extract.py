@@ -18,7 +18,7 @@ from embeddings.recordings import Catalogue, Recording
 from embeddings.shards import FLAGS, RowTable, read_rows
 from embeddings.store import Store
 from embeddings.windows import WindowPlan, WindowStream
-from embeddings.workers import Job, Load, run_workers
+from embeddings.workers import STALLED_S, Job, Load, run_workers
 from embeddings.writing import Sealing, row_table
 
 __all__ = ["ExtractionSummary", "Workers", "embed_file", "extract"]
@@ -51,6 +51,8 @@ class ExtractionSummary:
 class Workers:
     """Embed in `n` processes. `load` builds the backbones in each; `engines` are those that were chosen before.
 
+    A decoder that gives no window for `stalled_s` seconds counts as hung.
+
     A decoder that crashes or hangs then costs one file, and every core is used. A script that asks for workers needs
     the usual `if __name__ == "__main__":`, because each worker imports it.
     """
@@ -59,6 +61,7 @@ class Workers:
     load: Load
     engines: Mapping[str, Any] = field(default_factory=dict)
     on_engines: Callable[[Mapping[str, Any]], None] = lambda records: None
+    stalled_s: float = STALLED_S
 
 
 def extract(
@@ -97,7 +100,7 @@ def extract(
 
     def embed(tasks: Sequence[Recording | ShardTask], names: Sequence[str]) -> None:
         if tasks and workers is not None:
-            job = Job(store.path, workers.load, tuple(names), settings, sealing or Sealing())
+            job = Job(store.path, workers.load, tuple(names), settings, sealing or Sealing(), workers.stalled_s)
             summary.problems += run_workers(
                 job,
                 tasks,

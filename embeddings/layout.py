@@ -18,6 +18,7 @@ __all__ = ["DTYPES", "FORMAT", "HASHES", "Block", "StoreLayout", "create_layout"
 
 FORMAT = "cisticola-store-1"
 DTYPES = ("float16", "float32")
+ENGINES = "engines.json"
 HASHES = "hashes.arrow"  # the cache of content hashes; it is there before the store is
 
 
@@ -91,6 +92,19 @@ class StoreLayout:
         """What the backbones of the named blocks were trained and selected on."""
         files = [self.backbone_path(block) / "heard.json" for block in self.choose_blocks(names)]
         return Heard().union(*(Heard.from_json(read_json(f, what="list of heard recordings")) for f in files))
+
+    def engines(self, machine: str, asked: str) -> dict[str, Any]:
+        """Block -> record of the engine that was chosen before on this machine for the same wish."""
+        path = self.path / ENGINES
+        remembered = read_json(path, what="engines that were chosen") if path.is_file() else {}
+        return remembered.get(machine, {}).get(asked, {})
+
+    def remember_engines(self, machine: str, asked: str, records: Mapping[str, Any]) -> None:
+        """Keep a choice, so that a resumed extraction runs the same engine and gives the same bits."""
+        path = self.path / ENGINES
+        remembered = read_json(path, what="engines that were chosen") if path.is_file() else {}
+        remembered.setdefault(machine, {}).setdefault(asked, {}).update(records)
+        write_json(path, remembered)
 
     def add_block(self, source: BlockSource, *, link: bool) -> None:
         """Declare a further block; its vectors are still to be computed for every sealed shard."""

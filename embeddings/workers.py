@@ -23,7 +23,7 @@ from embeddings.recordings import Recording
 from embeddings.windows import WindowStream
 from embeddings.writing import Sealing
 
-__all__ = ["Job", "Load", "run_workers"]
+__all__ = ["STALLED_S", "Job", "Load", "run_workers"]
 
 Load = Callable[[Sequence[str], Mapping[str, Any]], tuple[Sequence[Backbone], WindowStream]]
 """Called in each worker with block names and the engines chosen already; must survive pickling."""

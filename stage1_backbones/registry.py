@@ -10,14 +10,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings.contract import Backbone
+from embeddings.contract import Backbone, BlockSource
 from embeddings.errors import InputError
 from embeddings.files import read_json
+from stage1_backbones.described import FORMAT, DescribedBackbone
 
 if TYPE_CHECKING:
     from stage1_backbones.network import TrainableNetwork
 
-__all__ = ["BACKBONES", "BackboneKind", "create_network", "list_backbones", "load_backbone", "recipe_of"]
+__all__ = [
+    "BACKBONES",
+    "BackboneKind",
+    "create_network",
+    "describe_backbone",
+    "find_backbone",
+    "list_backbones",
+    "load_backbone",
+    "recipe_of",
+]
 
 
 @dataclass(frozen=True)
@@ -99,10 +109,34 @@ def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
     reference : a folder made by `backbones train` (or a store's copy of one), or the name of a frozen backbone
     Raises InputError that says what a wrong reference is, or near which name it lies.
     """
-    from stage1_backbones.trained import FORMAT, TrainedBackbone, resolve_device
+    from stage1_backbones.trained import TrainedBackbone, resolve_device
 
-    path = Path(reference)
+    known, folder = find_backbone(reference)
     device = resolve_device(device)
+    module = import_module(known.module)
+    if folder is None or not known.trainable:
+        return module.load(folder, device)
+    description = read_json(folder / "backbone.json", what="backbone description")
+    return TrainedBackbone.load(folder, description, module.create, device)
+
+
+def describe_backbone(reference: str | Path) -> BlockSource:
+    """What is known of a backbone without running it, nor importing torch for a trained one.
+
+    reference : as in `load_backbone`, which raises the same errors
+    """
+    known, folder = find_backbone(reference)
+    if folder is None or not known.trainable:
+        return import_module(known.module).load(folder, "cpu")
+    return DescribedBackbone(folder)
+
+
+def find_backbone(reference: str | Path) -> tuple[BackboneKind, Path | None]:
+    """The kind and the folder that a reference means; no folder for a frozen backbone's name.
+
+    Raises InputError that says what a wrong reference is, or near which name it lies.
+    """
+    path = Path(reference)
     if path.is_file():
         raise InputError(
             f"{path} is a file; a backbone is a folder with backbone.json and weights.safetensors. "
@@ -114,19 +148,16 @@ def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
             raise InputError(
                 f"{reference} must be trained first: backbones train TABLE --backbone {reference} --out DIR"
             )
-        return import_module(known.module).load(None, device)
+        return known, None
     if not (path / "backbone.json").is_file() and (path / "settings.json").is_file():
         raise InputError(f"{path} holds a training that has not finished; run the same `backbones train` again.")
     description = read_json(path / "backbone.json", what="backbone description")
     known = _kind(str(description.get("kind")))
-    module = import_module(known.module)
-    if not known.trainable:
-        return module.load(path, device)
-    if description.get("format") != FORMAT:
+    if known.trainable and description.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {description.get('format')!r}; this version reads {FORMAT!r}. Train it again."
         )
-    return TrainedBackbone.load(path, description, module.create, device)
+    return known, path
 
 
 def _trainable(name: str) -> BackboneKind:

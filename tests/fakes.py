@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +47,7 @@ class FakeBackbone:
 
 
 def fake_decode(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Iterator[AudioWindow]:
-    """Files hold `<seconds> <level> [bad]`: that many seconds of that level; "bad" stops decoding at the end."""
+    """Files hold `<seconds> <level> [bad|crash|hang]`: that many seconds of that level, and what happens then."""
     words = path.read_text().split()
     if len(words) < 2:
         raise AudioError(f"{path} is not audio")
@@ -53,6 +57,15 @@ def fake_decode(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Iterat
         yield AudioWindow(span, silent=level == 0, rms_dbfs=-20.0, waveforms=waveforms)
     if "bad" in words:
         raise AudioError(f"{path} stops early")
+    if "crash" in words:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "hang" in words:
+        time.sleep(60)
+
+
+def load_fakes(names: Sequence[str], engines: Mapping[str, Any]) -> tuple[list[FakeBackbone], Any]:
+    """What a worker is given: a fake backbone a name, and the decoder above."""
+    return [FakeBackbone(name) for name in names], fake_decode
 
 
 def fake_catalogue(folder: Path, contents: Sequence[str]) -> Catalogue:
