@@ -13,7 +13,7 @@ from types import ModuleType
 import benchmarks
 from benchmarks.timing import Result
 
-_HELPERS = {"__main__", "timing"}
+_HELPERS = {"__main__", "fuzz", "soak", "timing"}
 
 
 def discover() -> dict[str, ModuleType]:

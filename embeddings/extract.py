@@ -98,30 +98,19 @@ def extract(
     records = _Records(store, catalogue, summary, on_progress or (lambda n_recordings, n_windows: None))
     settings = {**(settings or {}), "dtype": store.dtype}
 
-    def embed(tasks: Sequence[Recording | ShardTask], names: Sequence[str]) -> None:
-        if tasks and workers is not None:
-            job = Job(store.path, workers.load, tuple(names), settings, sealing or Sealing(), workers.stalled_s)
-            summary.problems += run_workers(
-                job,
-                tasks,
-                records.take,
-                n_workers=min(workers.n, len(tasks)),
-                engines={**workers.engines, **summary.engines},
-                on_engines=lambda chosen: (summary.engines.update(chosen), workers.on_engines(chosen)),
-            )
-        elif tasks:
-            here = [b for b in backbones if b.name in names and isinstance(b, Backbone)]
-            if decode is None or len(here) != len(names):
-                raise InputError("without workers, extract() needs `decode` and backbones that embed.")
-            if isinstance(tasks[0], ShardTask):
-                complete_shards(store, tasks, here, decode, records.take, settings=settings)
-            else:
-                embed_recordings(store, tasks, here, decode, records.take, settings=settings, sealing=sealing)
-
+    shards = _shards_to_complete(store)
+    lacking = [b.name for b in backbones if any(b.name in task.blocks for task in shards)]
     try:
-        shards = _shards_to_complete(store)
-        embed(shards, [b.name for b in backbones if any(b.name in task.blocks for task in shards)])
-        embed(records.todo(), [b.name for b in backbones])
+        if workers is None:
+            if decode is None or not all(isinstance(b, Backbone) for b in backbones):
+                raise InputError("without workers, extract() needs `decode` and backbones that embed.")
+            here = [b for b in backbones if isinstance(b, Backbone)]
+            complete_shards(store, shards, here, decode, records.take, settings=settings)
+            embed_recordings(store, records.todo(), here, decode, records.take, settings=settings, sealing=sealing)
+        else:
+            crew = _Crew(workers, Job(store.path, workers.load, settings, sealing or Sealing(), workers.stalled_s))
+            crew.work(shards, lacking, records.take, summary)
+            crew.work(records.todo(), [b.name for b in backbones], records.take, summary)
     except KeyboardInterrupt:
         summary.interrupted = True
     store.reload()
@@ -216,6 +205,38 @@ class _Records:
         if recording not in self._reported:
             self._reported.add(recording)
             self._on_progress(1, 0)
+
+
+@dataclass
+class _Crew:
+    """Workers for one kind of tasks after the other; what engine the first ones chose holds for the next."""
+
+    workers: Workers
+    job: Job
+
+    def work(
+        self,
+        tasks: Sequence[Recording] | Sequence[ShardTask],
+        names: Sequence[str],
+        take: Callable[[Event], None],
+        summary: ExtractionSummary,
+    ) -> None:
+        def chosen(records: Mapping[str, Any]) -> None:
+            summary.engines.update(records)
+            self.workers.on_engines(records)
+
+        if not tasks:
+            return
+        summary.engines.update({name: r for name, r in self.workers.engines.items() if name in names})
+        summary.problems += run_workers(
+            self.job,
+            names,
+            tasks,
+            take,
+            n_workers=min(self.workers.n, len(tasks)),
+            engines=summary.engines,
+            on_engines=chosen,
+        )
 
 
 def _shards_to_complete(store: Store) -> list[ShardTask]:

@@ -40,7 +40,6 @@ class Job:
 
     store: Path
     load: Load
-    names: tuple[str, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     sealing: Sealing = field(default_factory=Sealing)
     stalled_s: float = STALLED_S
@@ -79,6 +78,7 @@ class _Worker:
 
 def run_workers(
     job: Job,
+    names: Sequence[str],
     tasks: Iterable[Recording | ShardTask],
     on_event: Callable[[Event], None],
     *,
@@ -88,28 +88,30 @@ def run_workers(
 ) -> list[str]:
     """Let worker processes do the tasks (all recordings, or all shards to complete). Returns what the user must know.
 
+    names       the blocks to embed
     engines     block -> record of an engine that was chosen before; without it one worker chooses, then others start
     on_engines  is told what was chosen
     A task whose worker dies is done again by another; a recording at which workers die again and again is refused.
     Ctrl-C: what is whole gets sealed, within seconds, and KeyboardInterrupt goes on.
     Raises whatever error a worker could not handle (InputError, StoreError, OSError of a full disk).
     """
-    return _Crew(job, on_event, n_workers, dict(engines or {}), on_engines).run(deque(tasks))
+    return _Crew(job, tuple(names), on_event, n_workers, dict(engines or {}), on_engines).run(deque(tasks))
 
 
 class _Crew:
     def __init__(
         self,
         job: Job,
+        names: tuple[str, ...],
         on_event: Callable[[Event], None],
         n_workers: int,
         engines: dict[str, Any],
         on_engines: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        self._job, self._on_event, self._n = job, on_event, max(1, n_workers)
+        self._job, self._names, self._on_event, self._n = job, names, on_event, max(1, n_workers)
         self._engines, self._on_engines = engines, on_engines
         self._context = multiprocessing.get_context("spawn")
-        self._stop = self._context.Event()
+        self._stop = self._context.RawValue("b", 0)  # an Event would leave a semaphore behind when we are killed
         self._workers: list[_Worker] = []
         self._todo: deque[Recording | ShardTask] = deque()
         self._strikes: Counter[str] = Counter()
@@ -125,7 +127,7 @@ class _Crew:
                     return self._problems
                 self._attend(timeout_s=1.0)
         except BaseException:
-            self._stop.set()
+            self._stop.value = 1
             deadline = time.monotonic() + _GRACE_S
             while self._workers and time.monotonic() < deadline:
                 try:
@@ -139,13 +141,15 @@ class _Crew:
                 worker.process.join()
 
     def _hire(self) -> None:
-        knows_engines = set(self._engines) >= set(self._job.names)
+        knows_engines = set(self._engines) >= set(self._names)
         n_wanted = self._n if knows_engines else 1
         while self._todo and len(self._workers) < n_wanted:
             ours, theirs = self._context.Pipe()
             heartbeat = self._context.RawValue("d", 0.0)
             process = self._context.Process(
-                target=_work, args=(theirs, self._job, dict(self._engines), heartbeat, self._stop), name="embed"
+                target=_work,
+                args=(theirs, self._job, self._names, dict(self._engines), heartbeat, self._stop),
+                name="embed",
             )
             process.start()
             theirs.close()
@@ -164,7 +168,7 @@ class _Crew:
             if is_gone:
                 self._workers.remove(worker)
                 worker.process.join()
-                if not worker.finished and not self._stop.is_set():
+                if not worker.finished and not self._stop.value:
                     self._replace(worker)
         now = time.monotonic()
         for worker in self._workers:
@@ -192,7 +196,7 @@ class _Crew:
                 self._on_event(message)
 
     def _assign(self, worker: _Worker) -> None:
-        task = self._todo.popleft() if self._todo and not self._stop.is_set() else None
+        task = self._todo.popleft() if self._todo and not self._stop.value else None
         worker.current = _key(task) if task is not None else ""
         if task is not None:
             worker.unsettled[worker.current] = task
@@ -231,10 +235,13 @@ class _Crew:
             self._on_event(Completed(suspect.shard, 0, reason))
 
 
-def _work(connection: Connection, job: Job, engines: dict[str, Any], heartbeat: Any, stop: Any) -> None:
+def _work(
+    connection: Connection, job: Job, names: tuple[str, ...], engines: dict[str, Any], heartbeat: Any, stop: Any
+) -> None:
     """A worker's life: load the backbones, then ask for tasks until there are none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _quieten()
     lock = threading.Lock()
 
     def send(message: Any) -> None:
@@ -253,7 +260,7 @@ def _work(connection: Connection, job: Job, engines: dict[str, Any], heartbeat: 
         heartbeat.value = time.monotonic() if decoding else 0.0
 
     try:
-        backbones, decode = job.load(job.names, engines)
+        backbones, decode = job.load(names, engines)
         untold = [b for b in backbones if b.name not in engines]
 
         def report(event: Event) -> None:
@@ -263,7 +270,7 @@ def _work(connection: Connection, job: Job, engines: dict[str, Any], heartbeat: 
             send(event)
 
         layout = StoreLayout(job.store)
-        watch = {"settings": job.settings, "pulse": pulse, "stop": stop.is_set}
+        watch: dict[str, Any] = {"settings": job.settings, "pulse": pulse, "stop": lambda: bool(stop.value)}
         first, stream = _kind_of_tasks(tasks())
         if isinstance(first, ShardTask):
             complete_shards(layout, stream, backbones, decode, report, **watch)
@@ -293,6 +300,13 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _quieten() -> None:
+    """Decoders write their remarks on damaged files straight to the terminal; errors go through the connection."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _messages(connection: Connection) -> Iterator[Any]:

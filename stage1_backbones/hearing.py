@@ -32,7 +32,7 @@ class SettlingBackbone:
         """record : what was found earlier, on this machine with these packages; the engine is then taken from it."""
         self._backbone, self._asked, self._threads = backbone, asked, threads
         self.engine_record = dict(record) if record else None
-        if record:
+        if record and hasattr(backbone, "use_engine"):
             backbone.use_engine(record["engine"], threads)
 
     def __getattr__(self, name: str) -> Any:
@@ -40,6 +40,8 @@ class SettlingBackbone:
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """As the backbone's own. Raises EngineError when the engine that was asked for does not pass the gate."""
+        if self.engine_record is None and not hasattr(self._backbone, "use_engine"):
+            self.engine_record = {"engine": "own"}  # somebody else's backbone, with one way to run
         if self.engine_record is None:
             from stage1_backbones.engines import choose_engine
 
