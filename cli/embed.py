@@ -53,9 +53,7 @@ def extract(
     engine: Annotated[
         str, typer.Option(help="auto (the fastest that passes the parity gate), torch, onnxruntime, openvino, ...")
     ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that embed. Default: one a core.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that embed. Default: one a core.")] = None,
     seal_s: Annotated[float, typer.Option(help="Seconds of each worker's work that a crash may cost.")] = 60.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the split. Default: the backbones' own, or 0.")] = None,
     valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
@@ -347,7 +345,8 @@ def _crew(
     """As many workers as asked for, or as there are cores; each with its share of the cores."""
     from embeddings.errors import InputError
     from embeddings.extract import Workers
-    from stage1_backbones.hearing import Hearing, machine_name, resolve_device_early, usable_cores
+    from stage1_backbones.hearing import Hearing
+    from stage1_backbones.machine import machine_name, resolve_device_early, usable_cores
 
     if asked is not None and asked < 1:
         raise InputError(f"--workers {asked} embed nothing; give 1 or more.")

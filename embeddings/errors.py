@@ -6,6 +6,7 @@ __all__ = [
     "AudioError",
     "CisticolaError",
     "ContractError",
+    "EngineError",
     "InputError",
     "ScoreRangeError",
     "StoreError",
@@ -30,6 +31,10 @@ class StoreError(CisticolaError):
 
 class ContractError(CisticolaError):
     """Vectors and a model, or two stores, were not made the same way and must not be compared."""
+
+
+class EngineError(CisticolaError):
+    """An inference engine does not give the vectors of the reference, and was asked for by name."""
 
 
 class ScoreRangeError(CisticolaError):

@@ -35,6 +35,7 @@ class ExtractionSummary:
     n_windows: int = 0
     audio_s: float = 0.0
     elapsed_s: float = 0.0
+    startup_s: float = 0.0  # until the first windows were through: loading, and choosing engines
     interrupted: bool = False
     engines: dict[str, Any] = field(default_factory=dict)
     flagged: dict[str, list[str]] = field(default_factory=dict)
@@ -44,7 +45,9 @@ class ExtractionSummary:
 
     @property
     def windows_per_s(self) -> float:
-        return self.n_windows / self.elapsed_s if self.elapsed_s else 0.0
+        """Once the workers have started."""
+        busy_s = self.elapsed_s - self.startup_s
+        return self.n_windows / busy_s if busy_s > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class _Records:
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._store, self._catalogue, self._summary, self._on_progress = store, catalogue, summary, on_progress
+        self._began = time.monotonic()
         self._unsealed: dict[str, Judged] = {}
         self._reported: set[str] = set()
         self._once_bad = {entry.path for entry in store.quarantine.files()}
@@ -173,6 +177,7 @@ class _Records:
     def take(self, event: Event) -> None:
         match event:
             case Took(n_windows):
+                self._summary.startup_s = self._summary.startup_s or time.monotonic() - self._began
                 self._on_progress(0, n_windows)
             case Judged(recording, refused=reason) if reason:
                 where = self._catalogue.recordings[self._catalogue.position(recording)]

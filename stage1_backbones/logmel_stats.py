@@ -10,6 +10,7 @@ import torch
 
 from embeddings.contract import Fingerprint, Heard
 from stage1_backbones.frozen import require_same_backbone, require_waveforms, save_description
+from stage1_backbones.runtimes import one_torch_thread
 from stage1_backbones.spectrogram import PictureFrontEnd, PictureSettings
 
 __all__ = ["LogMelStatistics", "load"]
@@ -54,7 +55,7 @@ class LogMelStatistics:
         """
         waveforms = require_waveforms(waveforms, self)
         vectors = np.empty((len(waveforms), self.dim), dtype=np.float32)
-        with torch.inference_mode():
+        with torch.inference_mode(), one_torch_thread():
             for vector, waveform in zip(vectors, torch.from_numpy(waveforms), strict=True):
                 decibels = self._front_end.mel_db(waveform[None].to(self._device))[0]
                 statistics = torch.cat([decibels.mean(dim=1), decibels.std(dim=1, correction=0)])

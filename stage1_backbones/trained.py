@@ -14,19 +14,18 @@ from embeddings.contract import Fingerprint, Heard
 from embeddings.errors import InputError
 from embeddings.files import read_json, write_atomically, write_json
 from embeddings.splits import Split
+from stage1_backbones.described import FORMAT, WEIGHTS
 from stage1_backbones.network import TrainableNetwork
+from stage1_backbones.runtimes import REFERENCE, WindowRunner, build_runtime, usable_engines
 
-__all__ = ["FORMAT", "TrainedBackbone", "resolve_device"]
-
-FORMAT = "cisticola-backbone-1"
-BATCH_WINDOWS = 16
+__all__ = ["TrainedBackbone", "resolve_device"]
 
 
 class TrainedBackbone:
     """A network that embeds; follows the `Backbone` protocol.
 
-    It runs batches of one fixed shape, the last one padded with silence, so that a window's vector does not depend
-    on how many windows came with it.
+    It runs batches of one fixed shape, the last one padded with zeros, so that a window's vector does not depend on
+    which windows came with it, nor on how many. It starts on plain torch; `use_engine` changes that.
     """
 
     def __init__(
@@ -53,6 +52,8 @@ class TrainedBackbone:
         self._heard = heard
         self._device = device
         self._weights_sha256 = _digest(self._state())
+        self.engine = REFERENCE if device == "cpu" else device.split(":")[0]
+        self._runner: WindowRunner | None = None
 
     @property
     def heard(self) -> Heard:
@@ -69,21 +70,33 @@ class TrainedBackbone:
             }
         )
 
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that can run it here, expected fastest first, the reference last."""
+        return usable_engines(self._device)
+
+    def use_engine(self, name: str, threads: int | None = None) -> None:
+        """Run on another engine from now on, with at most so many threads. Raises InputError when it cannot be had."""
+        runtime = build_runtime(self.network, name, threads, self._device)
+        self._runner = WindowRunner(self.network, runtime, threads)
+        self.engine = name
+
     def embed(self, waveforms: np.ndarray) -> np.ndarray:
         """waveforms : (n, window_s * sample_rate_hz) float32 in [-1, 1].  Returns float32 (n, dim)."""
         n_samples = round(self.window_s * self.sample_rate_hz)
         if waveforms.ndim != 2 or waveforms.shape[1] != n_samples:
             raise InputError(f"waveforms have shape {waveforms.shape}; (n, {n_samples}) was expected by {self.name!r}.")
-        vectors = np.empty((len(waveforms), self.dim), np.float32)
+        if self._runner is None:
+            self.use_engine(self.engine)
+        assert self._runner is not None
+        return self._runner(np.ascontiguousarray(waveforms, dtype=np.float32))
+
+    def scores(self, vectors: np.ndarray) -> np.ndarray:
+        """Probabilities of its own classifier. vectors : (n, dim) float32.  Returns float32 (n, len(labels))."""
         with torch.inference_mode():
-            for start in range(0, len(waveforms), BATCH_WINDOWS):
-                batch = np.ascontiguousarray(waveforms[start : start + BATCH_WINDOWS], dtype=np.float32)
-                n = len(batch)
-                if n < BATCH_WINDOWS:
-                    batch = np.concatenate([batch, np.zeros((BATCH_WINDOWS - n, n_samples), np.float32)])
-                features = self.network.features(torch.from_numpy(batch).to(self._device))
-                vectors[start : start + n] = features[:n].float().cpu().numpy()
-        return vectors
+            weight = self.network.classifier.weight.detach().cpu()
+            bias = self.network.classifier.bias.detach().cpu()
+            return torch.sigmoid(torch.from_numpy(vectors) @ weight.T + bias).numpy()
 
     def save(self, folder: Path) -> None:
         """Write backbone.json, weights.safetensors and heard.json."""
@@ -91,7 +104,7 @@ class TrainedBackbone:
 
         folder.mkdir(parents=True, exist_ok=True)
         contents = save(self._state())  # written by us: save_file leaves a file that only its owner may read
-        write_atomically(folder / "weights.safetensors", lambda temporary: _write_bytes(temporary, contents))
+        write_atomically(folder / WEIGHTS, lambda temporary: _write_bytes(temporary, contents))
         write_json(folder / "heard.json", self._heard.to_json())
         write_json(
             folder / "backbone.json",
@@ -116,7 +129,7 @@ class TrainedBackbone:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = folder / "weights.safetensors"
+        path = folder / WEIGHTS
         try:
             network = create(description["settings"], len(description["labels"]), "none")
             network.load_state_dict(load_file(path))
