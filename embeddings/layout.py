@@ -18,6 +18,7 @@ __all__ = ["DTYPES", "FORMAT", "HASHES", "Block", "StoreLayout", "create_layout"
 
 FORMAT = "cisticola-store-1"
 DTYPES = ("float16", "float32")
+CATALOGUE = "catalogue.arrow"
 ENGINES = "engines.json"
 HASHES = "hashes.arrow"  # the cache of content hashes; it is there before the store is
 
@@ -120,11 +121,16 @@ def create_layout(
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}.")
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(entry.name != HASHES for entry in path.iterdir())):
+    if path.exists() and (not path.is_dir() or not all(_is_of_a_beginning(entry.name) for entry in path.iterdir())):
         raise InputError(f"{path} exists and is not a store. Name an empty or a new folder with --out.")
     blocks = [_keep_backbone(path, source, link) for source in sources]
-    save_catalogue(path / "catalogue.arrow", [])
+    save_catalogue(path / CATALOGUE, [])
     _write_header(path, plan, dtype, blocks, {"kind": split.kind, "seed": split.seed, "valid_fold": split.valid_fold})
+
+
+def _is_of_a_beginning(name: str) -> bool:
+    """Whether a creation that was killed may have left it."""
+    return name in (HASHES, "backbones", CATALOGUE) or name.endswith(".tmp")
 
 
 def _keep_backbone(path: Path, source: BlockSource, link: bool) -> Block:

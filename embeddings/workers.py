@@ -71,6 +71,7 @@ class _Worker:
     connection: Connection
     heartbeat: Any
     unsettled: dict[str, Recording | ShardTask] = field(default_factory=dict)
+    has_asked: bool = False
     current: str = ""  # what its decoder is at
     finished: bool = False
     stalled: bool = False
@@ -170,6 +171,7 @@ class _Crew:
                 worker.process.join()
                 if not worker.finished and not self._stop.value:
                     self._replace(worker)
+        self._dismiss_the_late()
         now = time.monotonic()
         for worker in self._workers:
             since = worker.heartbeat.value
@@ -177,9 +179,18 @@ class _Crew:
                 worker.stalled = True
                 worker.process.kill()
 
+    def _dismiss_the_late(self) -> None:
+        """Do not wait for workers that are still loading when the others have taken all there was."""
+        if not self._todo:
+            for worker in self._workers:
+                if not worker.has_asked and not worker.finished:
+                    worker.finished = True
+                    worker.process.kill()
+
     def _hear(self, worker: _Worker, message: Any) -> None:
         match message:
             case _Next():
+                worker.has_asked = True
                 self._assign(worker)
             case _Engines(records):
                 self._engines.update(records)

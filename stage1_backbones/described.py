@@ -66,9 +66,9 @@ def weights_digest(path: Path) -> str:
     try:
         with safe_open(str(path), framework="numpy") as tensors:
             for name in sorted(tensors.keys()):
-                value = np.ascontiguousarray(tensors.get_tensor(name))
+                value = tensors.get_tensor(name)
                 digest.update(f"{name} {value.shape} torch.{value.dtype.name};".encode())
-                digest.update(value.data)
+                digest.update(np.ascontiguousarray(value).data)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; the backbone is not complete. Copy or train it again.") from None
     except (SafetensorError, OSError, TypeError) as error:

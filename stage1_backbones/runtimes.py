@@ -18,8 +18,8 @@ from stage1_backbones.network import TrainableNetwork
 __all__ = [
     "REFERENCE",
     "Runtime",
+    "RuntimeFactory",
     "WindowRunner",
-    "build_runtime",
     "cpu_has_bf16",
     "one_torch_thread",
     "openvino_core",
@@ -59,27 +59,34 @@ def usable_engines(device: str) -> tuple[str, ...]:
     return (*engines, REFERENCE)
 
 
-def build_runtime(network: TrainableNetwork, engine: str, threads: int | None, device: str) -> Runtime:
-    """Compile a network for an engine.
+class RuntimeFactory:
+    """Compiles a network for one engine or another; the graph that they read is made once."""
 
-    threads : cores it may use; None leaves that to the engine
-    Raises InputError when the engine is not one of `usable_engines(device)`, with the remedy.
-    """
-    if engine not in usable_engines(device):
-        raise InputError(
-            f"engine {engine!r} cannot run here; there are {', '.join(usable_engines(device))}. OpenVINO and ONNX "
-            f"Runtime come with: pip install 'cisticola[fast]'"
-        )
-    if engine in (REFERENCE, device.split(":")[0]):
-        return _TorchRuntime(network, "cpu" if engine == REFERENCE else device)
-    from stage1_backbones.onnx_export import onnx_of
+    def __init__(self, network: TrainableNetwork, device: str) -> None:
+        self._network, self._device = network, device
+        self._graph = b""
 
-    n_samples = round(network.window_s * network.sample_rate_hz)
-    network.to("cpu")
-    graph = onnx_of(network, network.inputs(torch.zeros(_BATCH_WINDOWS, n_samples)))
-    if engine == "onnxruntime":
-        return _OnnxRuntime(graph, threads)
-    return _OpenVinoRuntime(graph, threads, "bf16" if engine.endswith("bf16") else "f32")
+    def build(self, engine: str, threads: int | None) -> Runtime:
+        """threads : cores that it may use; None leaves that to the engine.
+
+        Raises InputError when the engine is not one of `usable_engines(device)`, with the remedy.
+        """
+        if engine not in usable_engines(self._device):
+            raise InputError(
+                f"engine {engine!r} cannot run here; there are {', '.join(usable_engines(self._device))}. OpenVINO and "
+                f"ONNX Runtime come with: pip install 'cisticola[fast]'"
+            )
+        if engine in (REFERENCE, self._device.split(":")[0]):
+            return _TorchRuntime(self._network, "cpu" if engine == REFERENCE else self._device)
+        if not self._graph:
+            from stage1_backbones.onnx_export import onnx_of
+
+            network = self._network.to("cpu")
+            silence = torch.zeros(_BATCH_WINDOWS, round(network.window_s * network.sample_rate_hz))
+            self._graph = onnx_of(network, network.inputs(silence))
+        if engine == "onnxruntime":
+            return _OnnxRuntime(self._graph, threads)
+        return _OpenVinoRuntime(self._graph, threads, "bf16" if engine.endswith("bf16") else "f32")
 
 
 class _TorchRuntime:

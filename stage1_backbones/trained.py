@@ -16,7 +16,7 @@ from embeddings.files import read_json, write_atomically, write_json
 from embeddings.splits import Split
 from stage1_backbones.described import FORMAT, WEIGHTS
 from stage1_backbones.network import TrainableNetwork
-from stage1_backbones.runtimes import REFERENCE, WindowRunner, build_runtime, usable_engines
+from stage1_backbones.runtimes import REFERENCE, RuntimeFactory, WindowRunner, usable_engines
 
 __all__ = ["TrainedBackbone", "resolve_device"]
 
@@ -53,6 +53,7 @@ class TrainedBackbone:
         self._device = device
         self._weights_sha256 = _digest(self._state())
         self.engine = REFERENCE if device == "cpu" else device.split(":")[0]
+        self._runtimes = RuntimeFactory(self.network, device)
         self._runner: WindowRunner | None = None
 
     @property
@@ -77,8 +78,7 @@ class TrainedBackbone:
 
     def use_engine(self, name: str, threads: int | None = None) -> None:
         """Run on another engine from now on, with at most so many threads. Raises InputError when it cannot be had."""
-        runtime = build_runtime(self.network, name, threads, self._device)
-        self._runner = WindowRunner(self.network, runtime, threads)
+        self._runner = WindowRunner(self.network, self._runtimes.build(name, threads), threads)
         self.engine = name
 
     def embed(self, waveforms: np.ndarray) -> np.ndarray:

@@ -208,6 +208,16 @@ def test_a_folder_that_is_not_a_store_is_neither_opened_nor_overwritten(tmp_path
         make_store(tmp_path, [FakeBackbone()])
 
 
+def test_a_store_whose_creation_was_interrupted_is_created_by_the_next_run(tmp_path):
+    class Incomplete(FakeBackbone):
+        def save(self, folder):
+            raise InputError("the weights are missing")
+
+    with pytest.raises(InputError, match="weights are missing"):
+        make_store(tmp_path / "s", [FakeBackbone("one"), Incomplete("two")])
+    assert make_store(tmp_path / "s", [FakeBackbone("one"), FakeBackbone("two")]).n_rows == 0
+
+
 @pytest.mark.parametrize("blocks", [["one"], ["one", "two"]])
 def test_neighbours_equal_numpy_brute_force(tmp_path, monkeypatch, blocks):
     monkeypatch.setattr("embeddings.neighbours._CHUNK_ROWS", 7)
