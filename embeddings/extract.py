@@ -36,6 +36,7 @@ class ExtractionSummary:
     audio_s: float = 0.0
     elapsed_s: float = 0.0
     startup_s: float = 0.0  # until the first windows were through: loading, and choosing engines
+    startup_windows: int = 0
     interrupted: bool = False
     engines: dict[str, Any] = field(default_factory=dict)
     flagged: dict[str, list[str]] = field(default_factory=dict)
@@ -47,7 +48,7 @@ class ExtractionSummary:
     def windows_per_s(self) -> float:
         """Once the workers have started."""
         busy_s = self.elapsed_s - self.startup_s
-        return self.n_windows / busy_s if busy_s > 0 else 0.0
+        return (self.n_windows - self.startup_windows) / busy_s if busy_s > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ class _Records:
     def take(self, event: Event) -> None:
         match event:
             case Took(n_windows):
-                self._summary.startup_s = self._summary.startup_s or time.monotonic() - self._began
+                if not self._summary.startup_windows:
+                    self._summary.startup_s = time.monotonic() - self._began
+                    self._summary.startup_windows = n_windows
                 self._on_progress(0, n_windows)
             case Judged(recording, refused=reason) if reason:
                 where = self._catalogue.recordings[self._catalogue.position(recording)]

@@ -130,7 +130,7 @@ def create_layout(
 
 def _is_of_a_beginning(name: str) -> bool:
     """Whether a creation that was killed may have left it."""
-    return name in (HASHES, "backbones", CATALOGUE) or name.endswith(".tmp")
+    return name in (HASHES, ENGINES, "backbones", CATALOGUE) or name.endswith(".tmp")
 
 
 def _keep_backbone(path: Path, source: BlockSource, link: bool) -> Block:

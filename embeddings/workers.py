@@ -70,6 +70,7 @@ class _Worker:
     process: Any
     connection: Connection
     heartbeat: Any
+    core: int | None = None
     unsettled: dict[str, Recording | ShardTask] = field(default_factory=dict)
     has_asked: bool = False
     current: str = ""  # what its decoder is at
@@ -113,6 +114,7 @@ class _Crew:
         self._engines, self._on_engines = engines, on_engines
         self._context = multiprocessing.get_context("spawn")
         self._stop = self._context.RawValue("b", 0)  # an Event would leave a semaphore behind when we are killed
+        self._cores = _cores_for(self._n)
         self._workers: list[_Worker] = []
         self._todo: deque[Recording | ShardTask] = deque()
         self._strikes: Counter[str] = Counter()
@@ -147,14 +149,15 @@ class _Crew:
         while self._todo and len(self._workers) < n_wanted:
             ours, theirs = self._context.Pipe()
             heartbeat = self._context.RawValue("d", 0.0)
+            core = next((c for c in self._cores if c not in {w.core for w in self._workers}), None)
             process = self._context.Process(
                 target=_work,
-                args=(theirs, self._job, self._names, dict(self._engines), heartbeat, self._stop),
+                args=(theirs, self._job, self._names, dict(self._engines), heartbeat, self._stop, core),
                 name="embed",
             )
             process.start()
             theirs.close()
-            self._workers.append(_Worker(process, ours, heartbeat))
+            self._workers.append(_Worker(process, ours, heartbeat, core))
             if not knows_engines:
                 return
 
@@ -247,9 +250,17 @@ class _Crew:
 
 
 def _work(
-    connection: Connection, job: Job, names: tuple[str, ...], engines: dict[str, Any], heartbeat: Any, stop: Any
+    connection: Connection,
+    job: Job,
+    names: tuple[str, ...],
+    engines: dict[str, Any],
+    heartbeat: Any,
+    stop: Any,
+    core: int | None,
 ) -> None:
     """A worker's life: load the backbones, then ask for tasks until there are none."""
+    if core is not None:
+        os.sched_setaffinity(0, [core])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _quieten()
@@ -303,6 +314,16 @@ def _kind_of_tasks(tasks: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
         yield from tasks
 
     return first, everything()
+
+
+def _cores_for(n_workers: int) -> list[int]:
+    """A core for each worker, when there are as many workers as cores; else none, and the system places them.
+
+    Each worker is a few threads of which one works at a time. Left alone, the system keeps putting those of two
+    workers on one core while another idles: two pinned workers on two cores embed a quarter more.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return cores if len(cores) == n_workers else []
 
 
 def _end_with_parent() -> None:
