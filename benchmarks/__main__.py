@@ -13,14 +13,12 @@ from types import ModuleType
 import benchmarks
 from benchmarks.timing import Result
 
-_HELPERS = {"__main__", "fuzz", "soak", "timing"}
-
 
 def discover() -> dict[str, ModuleType]:
     """NAME -> module, for every module of this folder that has NAME and run()."""
-    names = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in _HELPERS)
+    names = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name != "__main__")
     modules = [import_module(f"benchmarks.{name}") for name in names]
-    return {module.NAME: module for module in modules}
+    return {module.NAME: module for module in modules if hasattr(module, "NAME")}
 
 
 def main(arguments: list[str] | None = None) -> int:

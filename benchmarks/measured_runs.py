@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Run", "extract_command", "run_measured", "saved_network", "write_long_recordings"]
+__all__ = [
+    "Run",
+    "anonymous_bytes",
+    "extract_command",
+    "run_measured",
+    "saved_network",
+    "write_long_recordings",
+    "write_short_recordings",
+]
 
 _SAMPLE_EVERY_S = 0.02
 
@@ -69,11 +77,11 @@ def run_measured(command: Sequence[str], *, cores: int | None = None) -> Run:
 
 def _watch(process: subprocess.Popen[str], peaks: list[int]) -> None:
     while process.poll() is None:
-        peaks[0] = max(peaks[0], _anonymous_bytes(process.pid))
+        peaks[0] = max(peaks[0], anonymous_bytes(process.pid))
         time.sleep(_SAMPLE_EVERY_S)
 
 
-def _anonymous_bytes(pid: int) -> int:
+def anonymous_bytes(pid: int) -> int:
     """RssAnon of a process and all below it, from Linux' /proc."""
     total = 0
     pids = [pid]
@@ -91,7 +99,7 @@ def _anonymous_bytes(pid: int) -> int:
 
 
 def saved_network(kind: str, settings: dict[str, Any], folder: Path, *, n_labels: int = 20) -> str:
-    """A backbone with random weights: as fast as a trained one. Returns its folder."""
+    """A backbone with ImageNet weights, or random ones where a model is named: as fast as a trained one."""
     import torch
 
     from embeddings.contract import Heard
@@ -99,11 +107,12 @@ def saved_network(kind: str, settings: dict[str, Any], folder: Path, *, n_labels
     from stage1_backbones.trained import TrainedBackbone
 
     torch.manual_seed(0)
-    network = create_network(kind, settings, n_labels, "none")
-    with torch.no_grad():  # batch statistics of untrained networks vanish or explode through the layers
-        network.train()
-        for _ in range(4):
-            network(0.1 * torch.randn(8, round(network.window_s * network.sample_rate_hz)))
+    weights = "none" if settings.get("model") else "auto"
+    network = create_network(kind, settings, n_labels, weights)
+    if weights == "none":  # what untrained networks make of a window vanishes through the layers
+        with torch.no_grad():
+            for _ in range(4):
+                network.train()(0.1 * torch.randn(8, round(network.window_s * network.sample_rate_hz)))
     backbone = TrainedBackbone(
         network, name=folder.name, labels=[f"s{i}" for i in range(n_labels)], heard=Heard(), split=None, provenance={}
     )
@@ -129,4 +138,15 @@ def write_long_recordings(
                 samples = 0.02 * rng.standard_normal(n_samples) + 0.2 * glide * (np.sin(4.4 * t) > 0.6)
                 sink.write(samples.astype(np.float32))
                 left -= n_samples
+    return folder
+
+
+def write_short_recordings(folder: Path, n: int) -> Path:
+    """Recordings of one second of noise, each different."""
+    import soundfile
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        soundfile.write(folder / f"r{i:05d}.wav", 0.05 * rng.standard_normal(16_000), 16_000)
     return folder

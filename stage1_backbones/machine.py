@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["machine_name", "resolve_device_early", "usable_cores"]
+__all__ = ["machine_name", "processor_name", "resolve_device_early", "usable_cores"]
 
 _ENGINE_PACKAGES = ("torch", "onnxruntime", "openvino", "ai-edge-litert")
 
@@ -35,10 +35,11 @@ def machine_name(device: str) -> str:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return "; ".join([_processor(), device, *versions])
+    return "; ".join([processor_name(), device, *versions])
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """The processor's name, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
