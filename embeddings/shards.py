@@ -69,9 +69,7 @@ class RowTable:
 def write_rows(path: Path, rows: RowTable, metadata: Mapping[str, Any]) -> None:
     """Seal the rows of a shard. Its presence is what makes the shard's vectors part of the store."""
     arrays = {
-        f.name: pa.array(getattr(rows, f.name)).dictionary_encode()
-        if f.name == "recording"
-        else pa.array(getattr(rows, f.name))
+        f.name: _encoded(rows.recording) if f.name == "recording" else pa.array(getattr(rows, f.name))
         for f in fields(rows)
     }
     _write(path, pa.record_batch(arrays), _digest_of_rows(rows), metadata)
@@ -90,7 +88,11 @@ def read_rows(path: Path) -> RowTable:
 def write_vectors(path: Path, vectors: np.ndarray, metadata: Mapping[str, Any]) -> None:
     """Seal the vectors (n, dim) of one block, float16 or float32, row for row beside the shard's rows."""
     vectors = np.ascontiguousarray(vectors)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    # From the buffer: pa.array() would take a mask of a byte a number on the way.
+    numbers = pa.Array.from_buffers(
+        pa.from_numpy_dtype(vectors.dtype), vectors.size, [None, pa.py_buffer(vectors.reshape(-1))]
+    )
+    column = pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1])
     _write(path, pa.record_batch({"embedding": column}), _digest(vectors), metadata)
 
 
@@ -120,6 +122,14 @@ def check_shard(path: Path) -> str:
     except StoreError as error:
         return str(error)
     return "" if found == stored else "its checksum does not match its content"
+
+
+def _encoded(recordings: np.ndarray) -> pa.DictionaryArray:
+    """Each hash once, and its number for each row."""
+    codes = {recording: i for i, recording in enumerate(dict.fromkeys(recordings))}
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.fromiter((codes[r] for r in recordings), np.int32, len(recordings))), pa.array(list(codes))
+    )
 
 
 def _decoded(column: pa.DictionaryArray) -> np.ndarray:
@@ -157,7 +167,10 @@ def _digest(array: np.ndarray) -> str:
 
 
 def _digest_of_rows(rows: RowTable) -> str:
-    digest = hashlib.sha256("\n".join(rows.recording).encode())
+    digest, separator = hashlib.sha256(), b""
+    for recording in rows.recording:
+        digest.update(separator + recording.encode())
+        separator = b"\n"
     for f in fields(rows):
         if f.name != "recording":
             digest.update(np.ascontiguousarray(getattr(rows, f.name)).data)
