@@ -1,4 +1,4 @@
-"""`backbones`: train the networks of stage one, and list those that there are."""
+"""`backbones`: train the networks of stage one, export them, and list those that there are."""
 
 from __future__ import annotations
 
@@ -110,6 +110,78 @@ def list_kinds() -> None:
             kind.name + missing, kind.dim, "yes" if kind.trainable else "no, frozen", kind.licence, kind.summary
         )
     console().print(table)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A backbone made by `backbones train`.")],
+    out: Annotated[Path, typer.Option(help="Folder for backbone.onnx, card.json and README.md.")],
+    audio: Annotated[
+        Path | None, typer.Option(help="Recordings on which parity is measured. Default: synthesised chirps and noise.")
+    ] = None,
+    from_waveform: Annotated[bool, typer.Option(help="Put the front end into the graph: it hears waveforms.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Write a trained backbone as ONNX, with a card and its parity figures. Exit code 1 when parity fails."""
+    from rich.table import Table
+
+    from embeddings.errors import InputError
+    from stage1_backbones.registry import load_backbone
+    from stage1_backbones.trained import TrainedBackbone
+
+    backbone = load_backbone(folder, device="cpu")
+    if not isinstance(backbone, TrainedBackbone):
+        raise InputError(f"{folder} is frozen: its network is not Cisticola's to export. Take it from its makers.")
+    if len(backbone.engines) == 1:
+        raise InputError("exporting needs ONNX: pip install 'cisticola[fast]'")
+    if out.exists() and (not out.is_dir() or any(e.name not in _EXPORTED for e in out.iterdir())):
+        raise InputError(f"--out {out} holds other files; name an empty or a new folder.")
+    from stage1_backbones.model_card import export_backbone
+
+    waveforms, source = _parity_windows(backbone, audio)
+    done = export_backbone(backbone, out, waveforms, source=source, from_waveform=from_waveform)
+    table = Table("engine", "windows", "smallest cosine", "largest score difference", "", title=f"Parity on {source}")
+    for parity in done.parities:
+        verdict = "ok" if parity.passed else "FAILS: do not use it"
+        table.add_row(
+            parity.engine,
+            str(parity.n_windows),
+            f"{parity.min_cosine:.6f}",
+            f"{parity.max_score_difference:.6f}",
+            verdict,
+        )
+    console().print(table)
+    console().print(f"Exported: {out / 'backbone.onnx'}, with card.json and README.md beside it.")
+    write_summary(json_path, {"out": str(out), "ok": done.ok, "parity": [asdict(p) for p in done.parities]})
+    if not done.ok:
+        raise typer.Exit(1)
+
+
+_EXPORTED = ("backbone.onnx", "card.json", "README.md")
+
+
+def _parity_windows(backbone: Any, audio: Path | None) -> tuple[Any, str]:
+    """Windows to compare engines on, float32 (n, n_samples), and what they are in words."""
+    import numpy as np
+
+    n_samples = round(backbone.window_s * backbone.sample_rate_hz)
+    if audio is None:
+        rng = np.random.default_rng(0)
+        t = np.arange(n_samples) / backbone.sample_rate_hz
+        chirps = [0.3 * np.sin(2 * np.pi * (500 + 400 * i) * t * (1 + 0.05 * t)) * (t % 1 < 0.5) for i in range(14)]
+        waveforms = np.stack(chirps) + 0.01 * rng.standard_normal((14, n_samples))
+        silence = np.zeros((1, n_samples))
+        noise = 0.1 * rng.standard_normal((1, n_samples))
+        return np.concatenate([waveforms, silence, noise]).astype(np.float32), "16 synthesised windows"
+    from embeddings.catalogue_sources import read_catalogue
+    from stage1_backbones.audio import read_audio
+
+    paths = [r.path for r in read_catalogue(audio, label_folders=False)][:_PARITY_RECORDINGS]
+    windows = [read_audio(path, backbone.sample_rate_hz, duration_s=backbone.window_s) for path in paths]
+    return np.stack([np.resize(w, n_samples) for w in windows]), f"the first windows of {len(paths)} recordings"
+
+
+_PARITY_RECORDINGS = 64
 
 
 def _train(

@@ -12,7 +12,16 @@ import numpy as np
 
 from embeddings.errors import EngineError, InputError
 
-__all__ = ["COSINES", "SCORE_DIFFERENCES", "EngineChoice", "EngineTrial", "HasEngines", "choose_engine", "trial_of"]
+__all__ = [
+    "COSINES",
+    "SCORE_DIFFERENCES",
+    "EngineChoice",
+    "EngineTrial",
+    "HasEngines",
+    "choose_engine",
+    "cosines",
+    "trial_of",
+]
 
 COSINES = {"fp32": 0.9999, "bf16": 0.999}
 """Smallest allowed cosine between an engine's vector of a window and the reference's, by precision."""
@@ -149,9 +158,9 @@ def trial_of(
     except Exception as error:
         why = f"it cannot run here ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         return EngineTrial(engine, precision, 0.0, None, None, None, 0.0, why)
-    cosine = float(_cosines(vectors, expected).min())
+    cosine = float(cosines(vectors, expected).min())
     mean = expected.mean(axis=0)
-    centred = float(_cosines(vectors - mean, expected - mean).min()) if len(expected) >= 8 else None
+    centred = float(cosines(vectors - mean, expected - mean).min()) if len(expected) >= 8 else None
     difference, same = None, None
     reasons = []
     if not cosine >= COSINES[precision]:  # also when it is not a number
@@ -180,11 +189,11 @@ def _windows_per_s(backbone: HasEngines, waveforms: np.ndarray) -> float:
     return len(waveforms) / statistics.median(seconds)
 
 
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Row by row, in float64. Two zero vectors are alike; a zero and another one are not."""
     one, other = one.astype(np.float64), other.astype(np.float64)
     norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
     both_zero = (norms[0] == 0) & (norms[1] == 0)
     product = norms[0] * norms[1]
-    cosines = np.divide(np.sum(one * other, axis=1), product, out=np.zeros(len(one)), where=product > 0)
-    return np.where(both_zero, 1.0, cosines)
+    values = np.divide(np.sum(one * other, axis=1), product, out=np.zeros(len(one)), where=product > 0)
+    return np.where(both_zero, 1.0, values)

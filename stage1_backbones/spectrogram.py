@@ -162,7 +162,11 @@ class PictureFrontEnd(_FrontEnd):
         return self._each(waveforms, self._picture)
 
     def _picture(self, waveforms: Tensor) -> Tensor:
-        decibels = self._mel_db(waveforms)
+        return self.picture_of(self._mel_power(waveforms))
+
+    def picture_of(self, mel_power: Tensor) -> Tensor:
+        """mel_power : (n, n_mels, frames).  Returns the pictures (n, 1, n_mels, frames) in [0, 1]."""
+        decibels = self._db_of(mel_power)
         mean = decibels.mean(dim=(1, 2), keepdim=True)
         deviation = (decibels - mean).square().mean(dim=(1, 2), keepdim=True).sqrt()
         picture = (decibels - mean) / (deviation + self.settings.eps)
@@ -171,7 +175,10 @@ class PictureFrontEnd(_FrontEnd):
         return ((picture - low) / (high - low).clamp_min(self.settings.eps)).unsqueeze(1)
 
     def _mel_db(self, waveforms: Tensor) -> Tensor:
-        decibels = 10.0 * torch.log10(self._mel_power(waveforms).clamp_min(self.settings.amin))
+        return self._db_of(self._mel_power(waveforms))
+
+    def _db_of(self, mel_power: Tensor) -> Tensor:
+        decibels = 10.0 * torch.log10(mel_power.clamp_min(self.settings.amin))
         peak = decibels.amax(dim=(1, 2), keepdim=True)
         return torch.maximum(decibels, peak - self.settings.top_db)
 

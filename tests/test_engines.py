@@ -165,3 +165,49 @@ def test_an_engine_that_is_not_there_is_named_with_the_remedy() -> None:
     with pytest.raises(InputError, match=r"pip install 'cisticola\[fast\]'"):
         backbone.use_engine("warp")
     assert load_backbone("logmel_stats", device="cpu").embed(np.zeros((1, 160_000), np.float32)).shape == (1, 256)
+
+
+@pytest.mark.parametrize("from_waveform", [False, True])
+@pytest.mark.parametrize("name", ["lite0", "vggish_bigru"])
+def test_an_exported_network_gives_torchs_vectors_and_logits_at_any_batch(
+    name: str, from_waveform: bool, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the fast extra is not installed")
+    from stage1_backbones.model_card import export_backbone
+
+    backbone = make_backbone(name)
+    batch = windows(backbone.network, 5)
+    done = export_backbone(backbone, tmp_path, batch, source="chirps", from_waveform=from_waveform)
+    assert done.ok
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["labels"] == list("abcdef")
+    assert {p["engine"] for p in card["parity"]["engines"]} == set(backbone.engines[:-1])
+    session = onnxruntime.InferenceSession(str(tmp_path / "backbone.onnx"))
+    with torch.inference_mode():
+        inputs = batch if from_waveform else backbone.network.inputs(torch.from_numpy(batch)).numpy()
+        expected = backbone.network(torch.from_numpy(batch)).numpy()
+    assert card["input"]["shape"][1:] == list(inputs.shape[1:])
+    for n in (1, 5):
+        embedding, logits = session.run(["embedding", "logits"], {"inputs": inputs[:n]})
+        assert embedding.shape == (n, backbone.dim)
+        np.testing.assert_allclose(logits, expected[:n], atol=2e-3)
+
+
+def test_the_front_ends_as_matrices_equal_the_front_ends() -> None:
+    from stage1_backbones.dft import DftFrontEnd
+
+    for name in ("lite0", "vggish_bigru"):
+        kind, settings, _ = NETWORKS[name]
+        network: Any = create_network(kind, settings, 2, "none")
+        batch = torch.from_numpy(windows(network, 3))
+        torch.testing.assert_close(DftFrontEnd(network.front_end)(batch), network.inputs(batch), atol=2e-3, rtol=0)
+
+
+def test_a_frozen_backbone_is_not_exported(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cli.backbones import app
+
+    result = CliRunner().invoke(app, ["export", "logmel_stats", "--out", str(tmp_path / "x")])
+    assert isinstance(result.exception, InputError)
+    assert "not Cisticola's to export" in str(result.exception)
