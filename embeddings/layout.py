@@ -14,7 +14,7 @@ from embeddings.recordings import save_catalogue
 from embeddings.splits import Split
 from embeddings.windows import WindowPlan
 
-__all__ = ["DTYPES", "FORMAT", "HASHES", "Block", "StoreLayout", "create_layout"]
+__all__ = ["DTYPES", "FORMAT", "HASHES", "Block", "StoreLayout", "create_layout", "write_header"]
 
 FORMAT = "cisticola-store-1"
 DTYPES = ("float16", "float32")
@@ -111,7 +111,7 @@ class StoreLayout:
         """Declare a further block; its vectors are still to be computed for every sealed shard."""
         block = _keep_backbone(self.path, source, link)
         self.blocks[block.name] = block
-        _write_header(self.path, self.plan, self.dtype, list(self.blocks.values()), self.split_settings)
+        write_header(self.path, self.plan, self.dtype, list(self.blocks.values()), self.split_settings)
 
 
 def create_layout(
@@ -125,7 +125,7 @@ def create_layout(
         raise InputError(f"{path} exists and is not a store. Name an empty or a new folder with --out.")
     blocks = [_keep_backbone(path, source, link) for source in sources]
     save_catalogue(path / CATALOGUE, [])
-    _write_header(path, plan, dtype, blocks, {"kind": split.kind, "seed": split.seed, "valid_fold": split.valid_fold})
+    write_header(path, plan, dtype, blocks, {"kind": split.kind, "seed": split.seed, "valid_fold": split.valid_fold})
 
 
 def _is_of_a_beginning(name: str) -> bool:
@@ -143,6 +143,7 @@ def _keep_backbone(path: Path, source: BlockSource, link: bool) -> Block:
     return Block(source.name, source.dim, source.fingerprint, place)
 
 
-def _write_header(path: Path, plan: WindowPlan, dtype: str, blocks: list[Block], split: dict[str, Any]) -> None:
+def write_header(path: Path, plan: WindowPlan, dtype: str, blocks: list[Block], split: dict[str, Any]) -> None:
+    """Write a store's description; with it the folder becomes a store."""
     header = {"format": FORMAT, "windows": plan.to_json(), "dtype": dtype, "split": split}
     write_json(path / "store.json", {**header, "blocks": [block.to_json() for block in blocks]})

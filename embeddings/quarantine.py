@@ -48,10 +48,14 @@ class Quarantine:
         """Write one file down at once, so that a kill does not lose it."""
         size, mtime = _stamp(path)
         entry = QuarantinedFile(str(path), size, mtime, reason, datetime.now(UTC).isoformat(timespec="seconds"))
+        self.keep(entry)
+        return entry
+
+    def keep(self, entry: QuarantinedFile) -> None:
+        """Write down an entry as it is."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._own, "a", encoding="utf-8") as handle:
             handle.write(json.dumps(asdict(entry), ensure_ascii=False) + "\n")
-        return entry
 
     def unchanged(self) -> dict[str, QuarantinedFile]:
         """Path -> entry for files that are today as they were when they were quarantined."""

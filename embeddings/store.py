@@ -54,6 +54,7 @@ class Store(StoreLayout):
             except StoreError as error:
                 self.torn[shard] = str(error)
         everything = RowTable.concatenated(tables)
+        self._n_rows_of_shard = np.array([len(t) for t in tables], np.int64)
         shard_of = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
         offset_in = np.concatenate([np.arange(len(t)) for t in tables]) if tables else np.zeros(0, np.int64)
 
@@ -71,6 +72,22 @@ class Store(StoreLayout):
     @property
     def n_rows(self) -> int:
         return len(self.rows)
+
+    @property
+    def n_sealed_rows(self) -> int:
+        """Rows on disk: also those of dropped recordings, and those sealed twice."""
+        return int(self._n_rows_of_shard.sum())
+
+    def n_rows_of(self, shard: str) -> int:
+        """Rows that a sealed shard holds."""
+        return int(self._n_rows_of_shard[self.shards.index(shard)])
+
+    def n_live_rows(self, shard: str) -> int:
+        """Rows of a sealed shard that count: of recordings in the catalogue, and not sealed twice."""
+        return int(np.count_nonzero(self._shard_of_row == self.shards.index(shard)))
+
+    def shard_of_row(self, row: int) -> str:
+        return self.shards[self._shard_of_row[row]]
 
     @property
     def embedded(self) -> set[str]:

@@ -137,12 +137,16 @@ class ShardWriter:
         """Take windows of the recording that is open. Raises StoreError when the store cannot hold a vector."""
         if not part.windows:
             return
+        stored = {name: to_stored(part.vectors[name], self._layout.dtype, name) for name in self._spools}
+        self.add_rows(row_table(part.recording.recording, part.windows, partial=False), stored)
+
+    def add_rows(self, rows: RowTable, vectors: Mapping[str, np.ndarray]) -> None:
+        """Take rows of the recording that is open, with their vectors in the store's dtype, as they are."""
         if not self._whole and not self._open:
             self._since = time.monotonic()
-        stored = {name: to_stored(part.vectors[name], self._layout.dtype, name) for name in self._spools}
-        for name, vectors in stored.items():
-            self._spools[name].append(vectors)
-        self._open.append(row_table(part.recording.recording, part.windows, partial=False))
+        for name, spool in self._spools.items():
+            spool.append(vectors[name])
+        self._open.append(rows)
 
     def finish(self, *, partial: bool) -> int:
         """The open recording is whole, or as whole as it gets (`partial`). Returns its number of windows."""
