@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,13 @@ from embeddings.errors import InputError
 from embeddings.identity import HashCache
 from embeddings.recordings import Catalogue, Recording, Rejected
 
-__all__ = ["AUDIO_SUFFIXES", "parse_list", "read_catalogue"]
+__all__ = ["AUDIO_SUFFIXES", "parse_list", "read_catalogue", "united"]
 
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".au",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".m4a",
-        ".aac",
-        ".mp4",
-    ]
-)
+AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64 .m4a .aac .mp4".split())  # noqa: SIM905
 REQUIRED_COLUMNS = ("filename", "primary_label")
+_NEVER_FILLED = frozenset(
+    ["recording", "path", "filename", "primary_label", "secondary_labels", "types", "other_paths"]
+)
 _SHOWN = 5  # names listed in a sentence before "and N more"
 
 
@@ -120,15 +106,18 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
     if not root.is_dir():
         raise InputError(f"the audio folder {root} does not exist. Name it with --audio DIR.")
 
-    on_disk = {str(path.relative_to(root)): path for path in _audio_below(root)}
+    files, unreadable = _audio_below(root)
+    below = len(str(root)) + 1
+    on_disk = {str(path)[below:]: path for path in files}
     entries: list[_Entry] = []
     absent: list[str] = []
     unparsed: list[str] = []
     for number, cells in enumerate(rows.itertuples(index=False), start=2):
         row: dict[str, str] = dict(zip(rows.columns, cells, strict=True))
         filename = row["filename"].strip()
-        path = on_disk.pop(filename, None) or root / filename
-        if not filename or not path.is_file():
+        found = on_disk.pop(filename, None)
+        path = found or root / filename
+        if not filename or (found is None and not path.is_file()):
             absent.append(filename or f"line {number}")
             continue
         try:
@@ -138,6 +127,7 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
     named = {entry.path for entry in entries}
     extra = [name for name, path in on_disk.items() if path not in named]
     problems = [
+        *unreadable,
         *_sentence(absent, "in the table but not on disk, left out"),
         *_sentence(unparsed, "left out because a field does not parse"),
         *_sentence(extra, "on disk but not in the table, left out"),
@@ -180,11 +170,12 @@ def _fields_of(row: dict[str, str]) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[str]]:
-    files = _audio_below(folder)
+    files, problems = _audio_below(folder)
     if not files:
-        raise InputError(f"no audio files below {folder} (looked for {', '.join(sorted(AUDIO_SUFFIXES))}).")
+        looked_for = ", ".join(sorted(AUDIO_SUFFIXES))
+        raise InputError(" ".join([f"no audio files below {folder} (looked for {looked_for}).", *problems]))
     if not label_folders:
-        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], []
+        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], problems
     entries, loose = [], []
     for path in files:
         relative = path.relative_to(folder)
@@ -192,7 +183,7 @@ def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[
             loose.append(relative.name)
             continue
         entries.append(_Entry(path, {"filename": str(relative), "primary_label": relative.parts[0]}))
-    return entries, _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
+    return entries, problems + _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
 
 
 def _read_list(listing: Path) -> tuple[list[_Entry], list[str]]:
@@ -236,7 +227,7 @@ def _identify(
             contradictory.append(
                 f"{new.filename} (fold {new.fold or 'none'}) = {first.filename} (fold {first.fold or 'none'})"
             )
-        merged[recording] = _united(first, new)
+        merged[recording] = united(first, new)
     problems = [
         *problems,
         *_sentence(twice, "same content under two names, taken as one recording with the labels of both"),
@@ -245,18 +236,26 @@ def _identify(
     return Catalogue(tuple(merged.values()), tuple(problems), tuple(rejected))
 
 
-def _united(first: Recording, second: Recording) -> Recording:
+def united(first: Recording, second: Recording) -> Recording:
+    """Two entries of one content as one recording: labels and types of both, other fields from the first that has one.
+
+    The first one's path and primary label stay; the second's path is remembered among the others.
+    """
     primary = first.primary_label or second.primary_label
     others = dict.fromkeys((*first.labels, *second.labels))
+    filled = {
+        f.name: getattr(second, f.name)
+        for f in fields(Recording)
+        if f.name not in _NEVER_FILLED and getattr(first, f.name) in ("", None)
+    }
+    paths = dict.fromkeys((*first.other_paths, second.path, *second.other_paths))
     return replace(
         first,
+        **filled,
         primary_label=primary,
         secondary_labels=tuple(label for label in others if label != primary),
         types=tuple(dict.fromkeys((*first.types, *second.types))),
-        source=first.source or second.source,
-        fold=first.fold or second.fold,
-        xeno_canto_id=first.xeno_canto_id or second.xeno_canto_id,
-        other_paths=tuple(dict.fromkeys(p for p in (*first.other_paths, second.path) if p != first.path)),
+        other_paths=tuple(path for path in paths if path != first.path),
     )
 
 
@@ -266,8 +265,49 @@ def _xeno_canto_id(recording: Recording) -> str:
     return found.group(1) if found else ""
 
 
-def _audio_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+def _audio_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """Audio files below a folder in the order of their paths, and sentences on what could not be looked at.
+
+    Linked folders are followed; a folder that is reached twice counts once, under its real name if it has one here.
+    """
+    root = str(folder)
+    files: list[str] = []
+    companions: list[str] = []
+    unreadable: list[str] = []
+    waiting, linked = [root], list[str]()
+    seen: set[tuple[int, int]] = set()
+    while waiting or linked:
+        here = waiting.pop() if waiting else linked.pop()  # links last, so that real names are met first
+        try:
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            entries = os.scandir(here)
+        except OSError as error:
+            unreadable.append(f"{os.path.relpath(here, root)} ({error.strerror or error})")
+            continue
+        with entries:
+            for entry in entries:
+                is_audio = os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES
+                try:
+                    if entry.is_dir():
+                        (linked if entry.is_symlink() else waiting).append(entry.path)
+                    elif is_audio and entry.name.startswith("._"):
+                        companions.append(os.path.relpath(entry.path, root))
+                    elif is_audio and entry.is_file():
+                        files.append(entry.path)
+                    elif is_audio and entry.is_symlink():
+                        unreadable.append(f"{os.path.relpath(entry.path, root)} (a link to nothing)")
+                except OSError as error:  # a link to itself, say
+                    if is_audio or not entry.is_symlink():
+                        unreadable.append(f"{os.path.relpath(entry.path, root)} ({error.strerror or error})")
+    files.sort(key=lambda path: path.replace(os.sep, "\0"))  # as paths sort: a folder's files stay together
+    problems = [
+        *_sentence(sorted(unreadable), f"below {folder} cannot be read, left out"),
+        *_sentence(sorted(companions), "macOS companion files (._NAME, no audio in them), left out"),
+    ]
+    return [Path(path) for path in files], problems
 
 
 def _sentence(names: list[str], what: str) -> list[str]:
