@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embeddings.contract import Backbone, BlockSource
-from embeddings.errors import AudioError, ContractError, InputError
+from embeddings.errors import AudioError, ContractError, InputError, StoreError
 from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, Took, complete_shards, embed_recordings
 from embeddings.pipeline import embed_all
 from embeddings.recordings import Catalogue, Recording
@@ -255,6 +255,11 @@ def _shards_to_complete(store: Store) -> list[ShardTask]:
     tasks = []
     for shard, names in lacking.items():
         hashes = dict.fromkeys(read_rows(store.row_path(shard)).recording)
+        if any(recording not in store.catalogue for recording in hashes):
+            raise StoreError(
+                f"shard {shard} of {store.path} lacks the block {', '.join(names)} and holds rows of recordings that "
+                f"were dropped. Remove those for good first: embed compact {store.path}"
+            )
         recordings = tuple(store.catalogue.recordings[store.catalogue.position(h)] for h in hashes)
         tasks.append(ShardTask(shard, tuple(names), recordings))
     return tasks

@@ -18,7 +18,7 @@ from embeddings.errors import ContractError, InputError, StoreError
 from embeddings.files import sync_folder
 from embeddings.layout import write_header
 from embeddings.recordings import Recording, save_catalogue
-from embeddings.shards import shard_metadata
+from embeddings.shards import check_shard, shard_metadata
 from embeddings.store import Store
 from embeddings.writing import Sealing, ShardWriter
 
@@ -86,8 +86,9 @@ def merge(
         write_header(unfinished, first.plan, first.dtype, list(first.blocks.values()), first.split_settings)
         merged = Store(unfinished)
         taken: set[str] = set()
-        copier = _Copier(merged, sealing)
+        copier = _Copier(merged, sealing, list(merged.blocks))
         for store, blocks in zip(stores, names, strict=True):
+            _require_sound(store, store.shards)
             held = [r.recording for r in store.catalogue if r.recording not in taken]
             copier.copy(store, blocks, set(held), on_recordings)
             taken |= store.embedded
@@ -112,16 +113,18 @@ def compact(
     a kill at any instant leaves a store that reads the same; the next compact goes on. Nobody may write meanwhile.
     """
     report = CompactReport(len(store.shards), n_rows=store.n_rows)
-    old = _shards_to_rewrite(store, sealing)
     rows_before = store.n_sealed_rows
-    if len(old) > 1 or any(store.n_live_rows(shard) < store.n_rows_of(shard) for shard in old):
-        copier = _Copier(store, sealing)
-        copier.copy(store, list(store.blocks), {r.recording for r in store.catalogue}, on_recordings, only=set(old))
+    for blocks, old in _shards_to_rewrite(store, sealing):
+        _require_sound(store, old)
+        copier = _Copier(store, sealing, blocks)
+        copier.copy(store, blocks, {r.recording for r in store.catalogue}, on_recordings, only=set(old))
         copier.finish()
-        for shard in old:  # rows first: without them a shard's vectors are leftovers
-            store.row_path(shard).unlink()
-            for block in store.blocks:
+        # Last names first: of a recording sealed twice the first shard's rows count, until the very end.
+        for shard in sorted(old, reverse=True):
+            store.row_path(shard).unlink()  # rows first: without them a shard's vectors are leftovers
+            for block in blocks:
                 store.vector_path(block, shard).unlink(missing_ok=True)
+        store.reload()
     report.n_leftovers = _remove_leftovers(store)
     store.reload()
     report.n_shards, report.n_rows_removed = len(store.shards), rows_before - store.n_sealed_rows
@@ -136,11 +139,11 @@ def compact(
 class _Copier:
     """Copies whole recordings from stores into new shards, which remember where they came from."""
 
-    def __init__(self, target: Store, sealing: Sealing) -> None:
+    def __init__(self, target: Store, sealing: Sealing, blocks: Sequence[str]) -> None:
         self._sources: dict[str, dict[str, Any]] = {}
-        self._writer = ShardWriter(target, self._provenance, sealing)
+        self._writer = ShardWriter(target, self._provenance, sealing, blocks=blocks)
         self._dtype = target.dtype
-        self._names = list(target.blocks)
+        self._names = blocks
 
     def copy(
         self,
@@ -152,13 +155,13 @@ class _Copier:
         only: set[str] | None = None,
     ) -> None:
         """blocks : the source's names of the target's blocks, in order.  only : shards to copy from; None is all."""
-        readers = {name: store.reader([block]) for name, block in zip(self._names, blocks, strict=True)}
+        readers = {name: store.reader([block], shards=only) for name, block in zip(self._names, blocks, strict=True)}
         for recording, rows, shard in _recordings_of(store):
             if recording not in recordings or (only is not None and shard not in only):
                 continue
             metadata = shard_metadata(store.row_path(shard))
-            for one in metadata.get("merged", [metadata]):
-                self._sources[repr({**one, "created": ""})] = one
+            for one in metadata.get("merged") or [metadata]:
+                self._sources.setdefault(repr({**one, "created": "", "started": ""}), one)
             for start in range(0, len(rows), _COPIED_ROWS):
                 part = rows[start : start + _COPIED_ROWS]
                 # float16 -> float32 -> float16 gives the same bits
@@ -177,7 +180,10 @@ class _Copier:
         self._sources.clear()
 
     def _provenance(self) -> Mapping[str, Any]:
-        return {"merged": list(self._sources.values()), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+        """That of the first source, and all that differ in anything but their times."""
+        sources = list(self._sources.values())
+        first = sources[0] if sources else {}
+        return {**first, "merged": sources, "created": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def _recordings_of(store: Store) -> Iterator[tuple[str, np.ndarray, str]]:
@@ -227,17 +233,31 @@ def _one_catalogue(stores: Sequence[Store], mix_splits: bool) -> tuple[list[Reco
     return list(merged.values()), twice
 
 
-def _shards_to_rewrite(store: Store, sealing: Sealing) -> list[str]:
-    """Whole shards below half the size of a full one, and those that hold rows which no longer count."""
-    chosen = []
+def _shards_to_rewrite(store: Store, sealing: Sealing) -> list[tuple[list[str], list[str]]]:
+    """Groups of shards that have the same blocks: (blocks, shards).
+
+    Those below half the size of a full one, when there are several, and those with rows that no longer count.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
     for shard in store.shards:
-        files = [store.vector_path(block, shard) for block in store.blocks]
-        if not all(path.is_file() for path in files):
-            continue  # a block is still to be computed for it
-        is_small = sum(path.stat().st_size for path in files) < sealing.n_bytes / 2
-        if is_small or store.n_live_rows(shard) < store.n_rows_of(shard):
-            chosen.append(shard)
-    return chosen
+        present = tuple(block for block in store.blocks if store.vector_path(block, shard).is_file())
+        n_bytes = sum(store.vector_path(block, shard).stat().st_size for block in present)
+        if n_bytes < sealing.n_bytes / 2 or store.n_live_rows(shard) < store.n_rows_of(shard):
+            groups.setdefault(present, []).append(shard)
+    return [
+        (list(blocks), shards)
+        for blocks, shards in groups.items()
+        if len(shards) > 1 or store.n_live_rows(shards[0]) < store.n_rows_of(shards[0])
+    ]
+
+
+def _require_sound(store: Store, shards: Sequence[str]) -> None:
+    """A copy would give damage a checksum of its own. Raises StoreError that names the first damaged file."""
+    for shard in shards:
+        files = [store.row_path(shard), *(store.vector_path(block, shard) for block in store.blocks)]
+        for path in files:
+            if path.is_file() and (wrong := check_shard(path)):
+                raise StoreError(f"{path} {wrong}. Take it out first: embed repair {store.path}")
 
 
 def _remove_leftovers(store: Store) -> int:

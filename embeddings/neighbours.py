@@ -30,7 +30,7 @@ class NeighbourSearch:
     """Exact nearest neighbours by faiss over any subset of a store's blocks.
 
     Each block is centred by the store's mean, L2-normalised and weighed equally. The means are kept beside the
-    store's rows and made anew when rows were added. Memory does not grow with the store.
+    store's rows and made anew when there are other rows. Memory does not grow with the store.
     """
 
     def __init__(self, store: Store, blocks: Iterable[str] | None = None) -> None:
@@ -89,13 +89,13 @@ class NeighbourSearch:
         path = self.store.path / "search" / f"{'-'.join(f.digest[:12] for _, f in self.reader.blocks)}.json"
         try:
             cached = read_json(path, what="search means")
-            if cached["n_rows"] == self.store.n_rows and cached["dims"] == list(self.reader.dims):
+            if cached["rows"] == self.store.rows_digest and cached["dims"] == list(self.reader.dims):
                 return BlockNormaliser.from_json(cached["normaliser"])
         except (CisticolaError, KeyError, TypeError, ValueError):
             pass  # a cache: absent, old or damaged, it is made anew
         normaliser = BlockNormaliser.fit(self.reader, np.arange(self.store.n_rows))
         write_json(
             path,
-            {"n_rows": self.store.n_rows, "dims": list(self.reader.dims), "normaliser": normaliser.to_json()},
+            {"rows": self.store.rows_digest, "dims": list(self.reader.dims), "normaliser": normaliser.to_json()},
         )
         return normaliser

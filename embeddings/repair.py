@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from embeddings.errors import StoreError
+from embeddings.layout import CATALOGUE
+from embeddings.recordings import load_catalogue, save_catalogue
 from embeddings.shards import check_shard, read_rows, read_vectors
 from embeddings.store import Store
 
-__all__ = ["RepairReport", "take_out_damage"]
+__all__ = ["RepairReport", "take_out_catalogue", "take_out_damage"]
 
 
 @dataclass
@@ -33,13 +35,31 @@ class RepairReport:
         return bool(self.shards or self.blocks)
 
 
+def take_out_catalogue(path: Path) -> bool:
+    """Move a store's catalogue aside when it cannot be read, and put an empty one in its place.
+
+    Rows stay: they count again as soon as an extraction names their recordings. Returns whether it was damaged.
+    """
+    catalogue = path / CATALOGUE
+    try:
+        load_catalogue(catalogue)
+    except StoreError:
+        place = _damaged(path)
+        place.mkdir(parents=True, exist_ok=True)
+        if catalogue.is_file():
+            catalogue.rename(place / CATALOGUE)
+        save_catalogue(catalogue, [])
+        return True
+    return False
+
+
 def take_out_damage(store: Store, *, on_shard: Callable[[int], None] = lambda n: None) -> RepairReport:
     """Move torn, altered and left-over files of a store into its folder `damaged/<time>`.
 
     Reads the whole store. Nobody may write meanwhile. A kill leaves a store with less damage; run it again.
     """
     report = RepairReport()
-    place = store.path / "damaged" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    place = _damaged(store.path)
 
     def move(path: Path) -> None:
         if path.is_file():
@@ -76,6 +96,10 @@ def take_out_damage(store: Store, *, on_shard: Callable[[int], None] = lambda n:
     store.reload()
     report.n_recordings = n_before - len(store.embedded)
     return report
+
+
+def _damaged(store: Path) -> Path:
+    return store / "damaged" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
 
 
 def _shape(path: Path) -> tuple[int, ...]:

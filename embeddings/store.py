@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -74,6 +75,12 @@ class Store(StoreLayout):
         return len(self.rows)
 
     @property
+    def rows_digest(self) -> str:
+        """16 hexadecimal digits that change with the recordings that have rows: for caches of what was made of them."""
+        held = self.rows.recording[np.flatnonzero(np.diff(self.place_of_row, prepend=-1))]
+        return hashlib.sha256("\n".join([*sorted(held), str(self.n_rows)]).encode()).hexdigest()[:16]
+
+    @property
     def n_sealed_rows(self) -> int:
         """Rows on disk: also those of dropped recordings, and those sealed twice."""
         return int(self._n_rows_of_shard.sum())
@@ -98,9 +105,12 @@ class Store(StoreLayout):
         """Sealed shards that have no vectors of this block yet."""
         return [shard for shard in self.shards if not self.vector_path(block, shard).is_file()]
 
-    def reader(self, names: Iterable[str] | None = None) -> StoreReader:
-        """Fused embeddings of the named blocks (default: all), side by side in that order."""
-        return StoreReader(self, self.choose_blocks(names))
+    def reader(self, names: Iterable[str] | None = None, *, shards: Iterable[str] | None = None) -> StoreReader:
+        """Fused embeddings of the named blocks (default: all), side by side in that order.
+
+        shards : those that will be read from (default: all); only they must have the blocks.
+        """
+        return StoreReader(self, self.choose_blocks(names), shards)
 
     def add_recordings(self, recordings: Iterable[Recording]) -> None:
         """Bring recordings into the catalogue, or their labels and splits up to date; rows stay as they are."""
@@ -119,14 +129,15 @@ class StoreReader:
     (1000, 2304)
     """
 
-    def __init__(self, store: Store, blocks: Sequence[Block]) -> None:
+    def __init__(self, store: Store, blocks: Sequence[Block], shards: Iterable[str] | None = None) -> None:
+        needed = set(store.shards if shards is None else shards)
         self.blocks = tuple((block.name, block.fingerprint) for block in blocks)
         self.dims = tuple(block.dim for block in blocks)
         self.dim = sum(self.dims)
         self._store = store
         self._maps: dict[tuple[int, int], np.ndarray] = {}
         for block in blocks:
-            if missing := store.missing_shards(block.name):
+            if missing := needed & set(store.missing_shards(block.name)):
                 raise StoreError(
                     f"block {block.name!r} is not complete in {store.path}: {len(missing)} of "
                     f"{len(store.shards)} shards lack it. Run the `embed extract` that adds it again; it goes on "

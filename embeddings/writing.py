@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,13 +118,22 @@ class ShardWriter:
     """
 
     def __init__(
-        self, layout: StoreLayout, provenance: Callable[[], Mapping[str, Any]], sealing: Sealing | None = None
+        self,
+        layout: StoreLayout,
+        provenance: Callable[[], Mapping[str, Any]],
+        sealing: Sealing | None = None,
+        *,
+        blocks: Iterable[str] | None = None,
     ) -> None:
-        """provenance : called at each sealing for what is to be written into the shard."""
+        """provenance : called at each sealing for what is to be written into the shard.
+
+        blocks : those that come; the shards will lack the others. None is all of the store's.
+        """
         self._layout = layout
+        self._blocks = layout.choose_blocks(blocks)
         self._provenance = provenance
         self._sealing = sealing or Sealing()
-        self._spools = {b.name: VectorSpool(layout.path, b.dim, layout.dtype) for b in layout.blocks.values()}
+        self._spools = {b.name: VectorSpool(layout.path, b.dim, layout.dtype) for b in self._blocks}
         self._whole: list[RowTable] = []
         self._n_whole = 0
         self._recordings: list[str] = []
@@ -181,10 +190,10 @@ class ShardWriter:
             return []
         shard = f"{self._name}-{self._n_sealed:05d}"
         provenance = self._provenance()
-        for name, block in self._layout.blocks.items():
-            metadata = {"block": name, "fingerprint": block.fingerprint.digest, **provenance}
-            vectors = self._spools[name].rows(self._n_whole)
-            write_vectors(self._layout.vector_path(name, shard), vectors, metadata)
+        for block in self._blocks:
+            metadata = {"block": block.name, "fingerprint": block.fingerprint.digest, **provenance}
+            vectors = self._spools[block.name].rows(self._n_whole)
+            write_vectors(self._layout.vector_path(block.name, shard), vectors, metadata)
         write_rows(self._layout.row_path(shard), RowTable.concatenated(self._whole), provenance)
         for spool in self._spools.values():
             spool.drop(self._n_whole)
