@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import embed_export, embed_stores
 from cli.common import (
     DeviceOption,
     DryRunOption,
@@ -104,6 +105,7 @@ def extract(
     if store is None:
         store = Store.create(out, sources, plan, dtype=dtype, split=split, link=link_backbones)
     crew = _crew(store, references, workers, device, engine, n_new)
+    catalogue = _with_recorder_notes(catalogue, store)
     with progress("embedding", len(catalogue) + len(catalogue.rejected), "windows") as advance:
         summary = run_extraction(
             catalogue,
@@ -362,6 +364,22 @@ def _crew(
     )
 
 
+def _with_recorder_notes(catalogue: Catalogue, store: Store) -> Catalogue:
+    """What recorders wrote into names and headers: from the files for new recordings, from the store for the rest."""
+    from concurrent.futures import ThreadPoolExecutor
+    from dataclasses import replace
+
+    from embeddings.recordings import with_recorder_notes
+    from stage1_backbones.recorder import recorder_note
+
+    known = {r.recording: vars(r) for r in store.catalogue}
+    new = [r.path for r in catalogue if r.recording not in known]
+    with ThreadPoolExecutor(8) as pool:
+        notes = dict(zip(new, map(vars, pool.map(recorder_note, new)), strict=True))
+    notes.update({r.path: known[r.recording] for r in catalogue if r.recording in known})
+    return replace(catalogue, recordings=with_recorder_notes(catalogue, notes.__getitem__))
+
+
 def _decoder() -> Any:
     from stage1_backbones.audio import stream_windows
 
@@ -402,6 +420,10 @@ def _require_same_plan(store: Store, hop_s: float | None, last: str | None) -> N
     for option, asked, there in (("--hop-s", hop_s, store.plan.hop_s), ("--last", last, store.plan.last)):
         if asked is not None and asked != there:
             raise InputError(f"{store.path} was made with {option} {there}, not {asked}. Extract into a new store.")
+
+
+embed_export.register(app)
+embed_stores.register(app)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,11 +12,11 @@ from typing import Any
 from embeddings.errors import InputError
 from embeddings.identity import HashCache
 from embeddings.recordings import Catalogue, Recording, Rejected
+from embeddings.tables import read_table
 
-__all__ = ["AUDIO_SUFFIXES", "parse_list", "read_catalogue", "united"]
+__all__ = ["AUDIO_SUFFIXES", "read_catalogue", "united"]
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64 .m4a .aac .mp4".split())  # noqa: SIM905
-REQUIRED_COLUMNS = ("filename", "primary_label")
 _NEVER_FILLED = frozenset(
     ["recording", "path", "filename", "primary_label", "secondary_labels", "types", "other_paths"]
 )
@@ -66,42 +65,8 @@ def read_catalogue(
     return catalogue
 
 
-def parse_list(text: str) -> tuple[str, ...]:
-    """Items of a list literal as BirdCLEF's tables hold it; never evaluates code.
-
-    >>> parse_list("['call', 'song']"), parse_list("['call, female, male']"), parse_list("['']"), parse_list("")
-    (('call', 'song'), ('call', 'female', 'male'), (), ())
-
-    Raises ValueError when the text opens a list that does not parse.
-    """
-    text = text.strip()
-    if not text:
-        return ()
-    items: Any = [text]
-    if text[0] in "[(":
-        try:
-            items = ast.literal_eval(text)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            raise ValueError(f"{text!r} is not a list of texts") from None
-    if not all(isinstance(item, str) for item in items):
-        raise ValueError(f"{text!r} is not a list of texts")
-    parts = (part.strip() for item in items for part in item.split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
-
-
 def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[str]]:
-    import pandas as pd
-
-    try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{table} cannot be read as a CSV table: {error}") from None
-    missing = [name for name in REQUIRED_COLUMNS if name not in rows.columns]
-    if missing:
-        raise InputError(
-            f"{table} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has "
-            f"{', '.join(rows.columns)}. BirdCLEF's train_metadata.csv has filename (<label>/<file>) and primary_label."
-        )
+    rows = read_table(table)
     root = audio if audio is not None else table.parent / "train_audio"
     if not root.is_dir():
         raise InputError(f"the audio folder {root} does not exist. Name it with --audio DIR.")
@@ -112,18 +77,15 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
     entries: list[_Entry] = []
     absent: list[str] = []
     unparsed: list[str] = []
-    for number, cells in enumerate(rows.itertuples(index=False), start=2):
-        row: dict[str, str] = dict(zip(rows.columns, cells, strict=True))
-        filename = row["filename"].strip()
-        found = on_disk.pop(filename, None)
-        path = found or root / filename
-        if not filename or (found is None and not path.is_file()):
-            absent.append(filename or f"line {number}")
-            continue
-        try:
-            entries.append(_Entry(path, _fields_of(row)))
-        except ValueError as error:
-            unparsed.append(f"line {number} ({filename}): {error}")
+    for row in rows:
+        found = on_disk.pop(row.filename, None)
+        path = found or root / row.filename
+        if not row.filename or (found is None and not path.is_file()):
+            absent.append(row.filename or f"line {row.line}")
+        elif row.problem:
+            unparsed.append(row.problem)
+        else:
+            entries.append(_Entry(path, row.fields))
     named = {entry.path for entry in entries}
     extra = [name for name, path in on_disk.items() if path not in named]
     problems = [
@@ -133,40 +95,6 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
         *_sentence(extra, "on disk but not in the table, left out"),
     ]
     return entries, problems
-
-
-def _fields_of(row: dict[str, str]) -> dict[str, Any]:
-    """A BirdCLEF row as fields of a Recording. Raises ValueError that names the column."""
-
-    def text(name: str) -> str:
-        return row.get(name, "").strip()
-
-    def number(name: str) -> float | None:
-        try:
-            return float(text(name)) if text(name) else None
-        except ValueError:
-            return None  # "not recorded" and its like: common, and nothing depends on it
-
-    def items(name: str) -> tuple[str, ...]:
-        try:
-            return parse_list(row.get(name, ""))
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
-
-    primary = text("primary_label")
-    return {
-        "filename": text("filename"),
-        "primary_label": primary,
-        "secondary_labels": tuple(label for label in items("secondary_labels") if label != primary),
-        "types": items("type"),
-        "latitude": number("latitude"),
-        "longitude": number("longitude"),
-        "rating": number("rating"),
-        **{
-            name: text(name)
-            for name in ("scientific_name", "common_name", "author", "license", "url", "source", "fold")
-        },
-    }
 
 
 def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[str]]:

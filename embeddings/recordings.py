@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,15 @@ from typing import Any
 from embeddings.errors import StoreError
 from embeddings.files import write_atomically
 
-__all__ = ["SPLITS", "Catalogue", "Recording", "Rejected", "load_catalogue", "save_catalogue"]
+__all__ = [
+    "SPLITS",
+    "Catalogue",
+    "Recording",
+    "Rejected",
+    "load_catalogue",
+    "save_catalogue",
+    "with_recorder_notes",
+]
 
 SPLITS = ("train", "valid", "both", "")
 
@@ -24,6 +32,8 @@ class Recording:
     path           where the audio lies;  `filename` is its name in the table or below the folder
     primary_label  "" when nobody labelled it
     split          "train", "valid", "both" (a species with one recording only) or "" (not assigned)
+    recorded_at    ISO 8601, with the offset from UTC where it is known;  `recorder` is make, model and serial number
+    gain           as the recorder words it;  battery_v in volts, temperature_c in degrees Celsius
     """
 
     recording: str
@@ -45,6 +55,11 @@ class Recording:
     fold: str = ""
     split: str = ""
     other_paths: tuple[Path, ...] = ()
+    recorded_at: str = ""
+    recorder: str = ""
+    gain: str = ""
+    battery_v: float | None = None
+    temperature_c: float | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -123,6 +138,25 @@ class Catalogue:
         return Catalogue(tuple(merged.values()), self.problems, self.rejected)
 
 
+def with_recorder_notes(
+    recordings: Iterable[Recording], note_of: Callable[[Path], Mapping[str, Any]]
+) -> tuple[Recording, ...]:
+    """The recordings with what `note_of(path)` says of the recorder, in fields that are still empty.
+
+    note_of : path -> any of recorded_at, recorder, gain, battery_v, temperature_c, latitude, longitude; more is ignored
+    A place is taken as a whole: a table's latitude is never joined to a header's longitude.
+    """
+    return tuple(_noted(recording, note_of(recording.path)) for recording in recordings)
+
+
+def _noted(recording: Recording, note: Mapping[str, Any]) -> Recording:
+    filled: dict[str, Any] = {name: note.get(name) for name in _NOTED if getattr(recording, name) in ("", None)}
+    if recording.latitude is None and recording.longitude is None:
+        filled.update({name: note.get(name) for name in ("latitude", "longitude")})
+    filled = {name: value for name, value in filled.items() if value not in ("", None)}
+    return replace(recording, **filled) if filled else recording
+
+
 def save_catalogue(path: Path, recordings: Sequence[Recording]) -> None:
     """Write recordings as one Arrow IPC file, atomically."""
     import pyarrow as pa
@@ -145,7 +179,10 @@ def save_catalogue(path: Path, recordings: Sequence[Recording]) -> None:
 
 
 def load_catalogue(path: Path) -> Catalogue:
-    """Read what `save_catalogue` wrote. Raises StoreError when it is missing or damaged."""
+    """Read what `save_catalogue` wrote; a column that an older version did not write has its default.
+
+    Raises StoreError when it is missing or damaged.
+    """
     import pyarrow as pa
 
     try:
@@ -158,11 +195,12 @@ def load_catalogue(path: Path) -> Catalogue:
         ) from None
     except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise StoreError(
-            f"catalogue {path} is damaged: {error}. Run the same `embed extract` again to write it anew."
+            f"catalogue {path} is damaged: {error}. Take it out with `embed repair {path.parent}`; no row is lost."
         ) from None
 
 
-_NUMBERS = ("latitude", "longitude", "rating")
+_NOTED = ("recorded_at", "recorder", "gain", "battery_v", "temperature_c")
+_NUMBERS = ("latitude", "longitude", "rating", "battery_v", "temperature_c")
 _LISTS = ("secondary_labels", "types", "other_paths")
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embeddings.catalogue_sources import parse_list, read_catalogue
+from embeddings.catalogue_sources import read_catalogue
 from embeddings.errors import InputError
 from embeddings.identity import HashCache
-from embeddings.recordings import load_catalogue, save_catalogue
+from embeddings.recordings import Recording, load_catalogue, save_catalogue
+from embeddings.tables import parse_list
 
 COLUMNS = ["primary_label", "secondary_labels", "type", "filename", "url", "scientific_name", "common_name", "fold"]
 
@@ -169,3 +172,65 @@ def test_real_tables_read_without_a_complaint(shared_data):
         assert len(catalogue) == n
         assert not catalogue.problems
     assert Counter(r.fold for r in catalogue) == dict.fromkeys("12345", 80)
+
+
+def test_recorder_fields_survive_the_file_and_older_catalogues_are_read_without_them(tmp_path):
+    noted = Recording("a", tmp_path / "a.wav", recorded_at="2021-04-01T05:00:00+00:00", battery_v=4.5)
+    save_catalogue(tmp_path / "c.arrow", [noted])
+    assert load_catalogue(tmp_path / "c.arrow").recordings == (noted,)
+
+    with pa.OSFile(str(tmp_path / "c.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    older = table.drop_columns(["recorded_at", "recorder", "gain", "battery_v", "temperature_c"])
+    with pa.OSFile(str(tmp_path / "old.arrow"), "wb") as sink, pa.ipc.new_file(sink, older.schema) as writer:
+        writer.write_table(older)
+    assert load_catalogue(tmp_path / "old.arrow").recordings == (Recording("a", tmp_path / "a.wav"),)
+
+
+def test_suffixes_count_in_any_case_and_macos_companions_do_not(tmp_path):
+    for name in ("b/x.WAV", "a/y.Flac", "a-b/z.mp3", "a/._y.flac", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    catalogue = read_catalogue(tmp_path)
+    assert [r.filename for r in catalogue] == ["a/y.Flac", "a-b/z.mp3", "b/x.WAV"]
+    (problem,) = catalogue.problems
+    assert problem.startswith("1 macOS companion")
+    assert "a/._y.flac" in problem
+
+
+def test_a_folder_that_may_not_be_read_is_named_and_the_rest_read(tmp_path, monkeypatch):
+    for name in ("open/x.wav", "shut/y.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "shut":
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr("embeddings.catalogue_sources.os.scandir", refuse)
+    catalogue = read_catalogue(tmp_path)
+    assert [r.filename for r in catalogue] == ["open/x.wav"]
+    assert "shut (Permission denied)" in catalogue.problems[0]
+    (tmp_path / "open/x.wav").unlink()
+    with pytest.raises(InputError, match=r"shut \(Permission denied\)"):
+        read_catalogue(tmp_path)
+
+
+def test_links_are_followed_once_loops_end_and_dead_ones_are_named(tmp_path):
+    elsewhere, top = tmp_path / "elsewhere", tmp_path / "top"
+    (elsewhere / "deep").mkdir(parents=True)
+    (top / "z").mkdir(parents=True)
+    (elsewhere / "deep/1.wav").write_text("1")
+    (top / "z/2.wav").write_text("2")
+    (top / "a").symlink_to(top / "z")  # sorts first, but the real folder keeps its name
+    (top / "far").symlink_to(elsewhere)
+    (elsewhere / "deep/back").symlink_to(top)
+    (top / "itself.wav").symlink_to(top / "itself.wav")
+    (top / "dead.wav").symlink_to(top / "nowhere.wav")
+    catalogue = read_catalogue(top)
+    assert [r.filename for r in catalogue] == ["far/deep/1.wav", "z/2.wav"]
+    (problem,) = catalogue.problems
+    assert "dead.wav (a link to nothing)" in problem
+    assert "itself.wav" in problem

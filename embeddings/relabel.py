@@ -1,0 +1,77 @@
+"""Labels replaced or corrected by a table, without touching vectors or audio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from embeddings.errors import InputError
+from embeddings.recordings import Catalogue, Recording, save_catalogue
+from embeddings.splits import make_split
+from embeddings.store import Store
+from embeddings.tables import read_table
+
+__all__ = ["Relabelled", "relabelled", "store_catalogue"]
+
+
+@dataclass
+class Relabelled:
+    """A catalogue under a table's labels, and what became of each side.
+
+    changed    file names of recordings that are labelled otherwise now     n_same  those that the table agrees with
+    unmatched  file names of the table that no recording has                unnamed  recordings that it does not name
+    problems   sentences on rows that do not parse
+    """
+
+    recordings: list[Recording]
+    changed: list[str] = field(default_factory=list)
+    n_same: int = 0
+    unmatched: list[str] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def relabelled(
+    catalogue: Catalogue, table: Path, *, resplit: bool = False, split_settings: Mapping[str, Any] | None = None
+) -> Relabelled:
+    """Give recordings the columns of a BirdCLEF table, matched by `filename`.
+
+    A column that the table leaves empty or lacks keeps its value, but for the labels: those are the table's word.
+    resplit : divide anew by the new labels, with the seed and fold of `split_settings`; else sides stay as they are
+    Raises InputError when the table cannot be read or names none of the recordings.
+    """
+    rows = {row.filename: row for row in read_table(table)}
+    found = Relabelled([], problems=[row.problem for row in rows.values() if row.problem])
+    for recording in catalogue:
+        row = rows.pop(recording.filename, None)
+        if row is None or row.problem:
+            found.unnamed += [recording.filename] if row is None else []
+            found.recordings.append(recording)
+            continue
+        given = {name: value for name, value in row.fields.items() if value not in ("", None, ())}
+        labels = {name: row.fields[name] for name in ("primary_label", "secondary_labels", "types")}
+        new = replace(recording, **{**given, **labels})
+        found.recordings.append(new)
+        if new == recording:
+            found.n_same += 1
+        else:
+            found.changed.append(recording.filename)
+    found.unmatched = list(rows)
+    if len(found.unnamed) == len(catalogue) and len(catalogue):
+        raise InputError(
+            f"{table} names none of the {len(catalogue)} recordings. Its filenames look like "
+            f"{next(iter(rows), '(none)')!r}, theirs like {found.unnamed[0]!r}."
+        )
+    if resplit:
+        settings = split_settings or {}
+        split = make_split(found.recordings, seed=settings.get("seed", 0), valid_fold=settings.get("valid_fold", ""))
+        found.recordings = [replace(r, split=split.assignments.get(r.recording, "")) for r in found.recordings]
+    return found
+
+
+def store_catalogue(store: Store, recordings: Sequence[Recording]) -> None:
+    """Make these the store's catalogue, in one step that is done or not done."""
+    save_catalogue(store.path / "catalogue.arrow", recordings)
+    store.reload()
