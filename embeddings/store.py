@@ -116,6 +116,8 @@ class Store(StoreLayout):
         """Bring recordings into the catalogue, or their labels and splits up to date; rows stay as they are."""
         self.catalogue = self.catalogue.joined(recordings)
         save_catalogue(self.path / "catalogue.arrow", self.catalogue.recordings)
+        if self.n_sealed_rows > self.n_rows:
+            self.reload()  # rows of recordings that had been dropped may count again
 
     def _place(self, recording: str) -> int:
         return self.catalogue.position(recording) if recording in self.catalogue else -1

@@ -54,6 +54,15 @@ def whole(tmp_path: Path) -> list[Any]:
     return contents(store)
 
 
+def load_slow(names: Sequence[str], engines: Mapping[str, Any]) -> Any:
+    def decode(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Any:
+        for window in fake_decode(path, plan, rates_hz):
+            time.sleep(0.02)  # so that there is work left when the second worker has started
+            yield window
+
+    return [FakeBackbone(name) for name in names], decode
+
+
 def test_two_workers_make_the_store_that_one_process_makes(tmp_path: Path, whole: list[Any]) -> None:
     catalogue = fake_catalogue(tmp_path / "audio", CONTENTS)
     store = make_store(tmp_path / "two")
@@ -62,7 +71,7 @@ def test_two_workers_make_the_store_that_one_process_makes(tmp_path: Path, whole
         catalogue,
         [FakeBackbone()],
         store,
-        workers=Workers(2, load_fakes),
+        workers=Workers(2, load_slow),
         sealing=SMALL_SHARDS,
         on_progress=lambda n, windows: progress.append((n, windows)),
     )
