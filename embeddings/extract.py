@@ -168,6 +168,7 @@ class _Records:
         for recording in self._catalogue:
             if recording.recording in embedded:
                 summary.n_already += 1
+                self._release(recording)
             elif (bad := known_bad.get(str(recording.path))) is not None:
                 summary.quarantined[recording.filename] = bad.reason
             else:
@@ -203,10 +204,16 @@ class _Records:
         self._summary.n_windows += judged.n_windows
         self._summary.audio_s += judged.audio_s
         where = self._catalogue.recordings[self._catalogue.position(judged.recording)]
-        if str(where.path) in self._once_bad:  # it has been mended: in the store or in quarantine, never both
-            self._store.quarantine.release([str(where.path)])
+        self._release(where)
         if judged.error:
             self._summary.problems.append(f"{where.filename}: {judged.error}")
+
+    def _release(self, recording: Recording) -> None:
+        """A file that has been mended is in the store or in quarantine, never in both."""
+        mended = self._once_bad & {str(path) for path in (recording.path, *recording.other_paths)}
+        if mended:
+            self._store.quarantine.release(mended)
+            self._once_bad -= mended
 
     def _count(self, recording: str) -> None:
         """Advance the progress by one recording, once, even when a lost worker makes it be embedded again."""

@@ -28,6 +28,12 @@ def command(*words: object, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def command_json(name: str, verb: str, store: Path, scratch: Path) -> str:
+    """What a command writes with `--json`."""
+    command(name, verb, store, "--json", scratch / "facts.json")
+    return (scratch / "facts.json").read_text()
+
+
 @pytest.fixture(scope="module")
 def store(synthetic_set, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "synthetic"
@@ -181,6 +187,35 @@ class TestBadFiles:
         assert "3 quarantined" in again
         assert "is sound" in command("embed", "verify", out)
 
+    def test_mended_files_leave_the_quarantine_when_they_are_embedded(self, folder, tmp_path):
+        out = tmp_path / "store"
+        words = ("embed", "extract", folder, "--backbone", "logmel_stats", "--out", out)
+        command(*words, expect=1)
+        shutil.copy(folder / "short.wav", folder / "text.ogg")
+        soundfile.write(folder / "nan.wav", np.full(RATE_HZ, 0.1, np.float32), RATE_HZ, subtype="FLOAT")
+        assert "1 quarantined" in command(*words, expect=1)
+        bad = json.loads(command_json("embed", "info", out, tmp_path))["quarantined"]
+        assert [Path(path).name for path in bad] == ["empty.wav"]
+
+    def test_a_store_is_merged_dropped_from_relabelled_and_exported_by_commands(self, folder, tmp_path):
+        stores = [tmp_path / "one", tmp_path / "two"]
+        for store in stores:
+            command("embed", "extract", folder, "--backbone", "logmel_stats", "--out", store, expect=1)
+        both = tmp_path / "both"
+        assert "5 recordings" in command("embed", "merge", *stores, "--out", both)
+        assert "1 shards became 1" in command("embed", "compact", both)
+        assert "Would drop" in command("embed", "drop", both, "--recordings", "s*.wav", "--dry-run")
+        assert "2 recordings" in command("embed", "drop", both, "--recordings", "s*.wav")
+        (tmp_path / "t.csv").write_text("filename,primary_label\nwhole.mp3,robin\n")
+        assert "Changed 1 of 4" in command("embed", "relabel", both, tmp_path / "t.csv")
+        assert "is sound" in command("embed", "repair", both)
+        command("embed", "export", both, "--out", tmp_path / "all.parquet")
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(tmp_path / "all.parquet")
+        assert set(table["filename"].to_pylist()) == {"whole.mp3", "cut.mp3"}
+        assert "robin" in table["primary_label"].to_pylist()
+
     @pytest.mark.slow
     def test_kills_at_any_instant_leave_a_store_that_ends_like_an_uninterrupted_one(
         self, synthetic_set, store, tmp_path
@@ -189,17 +224,10 @@ class TestBadFiles:
 
         out = tmp_path / "killed"
         words = [sys.executable, "-m", "cli.embed", "extract", str(synthetic_set), "--backbone", "logmel_stats"]
-        code = (
-            "import embeddings.writing as w, embeddings.pipeline as p, sys\n"
-            "w.SEAL_BYTES = 4096\np.BATCH_WINDOWS = 8\n"  # a shard every few recordings
-            "from cli.embed import main\nmain()"
-        )
-        words[1:3] = ["-c", code]
+        words += ["--out", str(out), "--seal-s", "0"]  # a shard a recording
         rng = np.random.default_rng(0)
         for _ in range(4):
-            process = subprocess.Popen(
-                [*words, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             began = time.monotonic()
             n_before = len(list(out.glob("rows/*.arrow")))
             while process.poll() is None and len(list(out.glob("rows/*.arrow"))) == n_before:
@@ -210,7 +238,7 @@ class TestBadFiles:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait()
-        subprocess.run([*words, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
         whole, resumed = Store(store), Store(out)
         assert resumed.n_rows == whole.n_rows
         np.testing.assert_array_equal(resumed.rows.recording, whole.rows.recording)
