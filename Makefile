@@ -30,7 +30,10 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest -n 2
 
+# perch-hoplite is compared with; of its dependencies only its database's are needed.
 bench: install
+	$(BIN)/python -m pip install --quiet 'usearch>=2.17' 'ml-collections<0.2' 'etils[epath]' absl-py
+	$(BIN)/python -m pip install --quiet --no-deps 'perch-hoplite>=1,<2'
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 clean:

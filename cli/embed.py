@@ -231,6 +231,7 @@ def verify(store_path: StoreArgument, json_path: JsonOption = None) -> None:
         f"{report.n_shards} shards read."
     )
     if not report.ok:
+        console().print(f"Take the damage out with: embed repair {store.path}; then extract again as before.")
         raise typer.Exit(1)
 
 

@@ -33,7 +33,7 @@ def verify_store(store: Store, *, on_shard: Callable[[int], None] | None = None)
     """Read every byte of every shard: checksums, row counts, fingerprints, and both ends of every reference."""
     report = VerifyReport(str(store.path), len(store.embedded), store.n_rows, len(store.shards))
     report.problems.extend(
-        f"{why} The next `embed extract` embeds its recordings again." for why in store.torn.values()
+        f"{why} `embed repair` takes it out; the next `embed extract` embeds its recordings again." for why in store.torn.values()
     )
     for shard in store.shards:
         if wrong := check_shard(store.row_path(shard)):
@@ -77,7 +77,7 @@ def _check_references(store: Store, report: VerifyReport) -> None:
             report.problems.append(str(error))
     leftovers = list(store.path.rglob("*.tmp"))
     if leftovers:
-        report.notes.append(f"{len(leftovers)} temporary files of an interrupted run; they may be deleted")
+        report.notes.append(f"{len(leftovers)} temporary files of an interrupted run; `embed compact` removes them")
     if store.n_duplicate_rows:
         report.notes.append(f"{store.n_duplicate_rows} rows sealed twice by racing writers; the first counts")
     waiting = len(store.catalogue) - len(store.embedded)
