@@ -52,7 +52,7 @@ def extract(
     last: Annotated[str | None, typer.Option(help="The last window: shift (default), pad or drop.")] = None,
     dtype: Annotated[str, typer.Option(help="Numbers on disk: float16 or float32.")] = "float16",
     engine: Annotated[
-        str, typer.Option(help="auto (the fastest that passes the parity gate), torch, onnxruntime, openvino, ...")
+        str, typer.Option(help="auto (the fastest that passes the parity gate), reference, onnxruntime, openvino, ...")
     ] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes that embed. Default: one a core.")] = None,
     seal_s: Annotated[float, typer.Option(help="Seconds of each worker's work that a crash may cost.")] = 60.0,
@@ -133,7 +133,8 @@ def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: S
         f"audio in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
     )
     for name, record in summary.engines.items():
-        out.print(f"Engine of {name}: {engine_words(record)}.")
+        if "reference" in record:
+            out.print(f"Engine of {name}: {engine_words(record)}.")
     if not catalogue.n_labelled:
         out.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
     print_names("To mend", summary.problems)

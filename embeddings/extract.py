@@ -18,7 +18,8 @@ from embeddings.recordings import Catalogue, Recording
 from embeddings.shards import FLAGS, RowTable, read_rows
 from embeddings.store import Store
 from embeddings.windows import WindowPlan, WindowStream
-from embeddings.workers import STALLED_S, Job, Load, run_workers
+from embeddings.worker_process import STALLED_S, Job, Load
+from embeddings.workers import run_workers
 from embeddings.writing import Sealing, row_table
 
 __all__ = ["ExtractionSummary", "Workers", "embed_file", "extract"]

@@ -32,9 +32,8 @@ class VerifyReport:
 def verify_store(store: Store, *, on_shard: Callable[[int], None] | None = None) -> VerifyReport:
     """Read every byte of every shard: checksums, row counts, fingerprints, and both ends of every reference."""
     report = VerifyReport(str(store.path), len(store.embedded), store.n_rows, len(store.shards))
-    report.problems.extend(
-        f"{why} `embed repair` takes it out; the next `embed extract` embeds its recordings again." for why in store.torn.values()
-    )
+    remedy = "`embed repair` takes it out; the next `embed extract` embeds its recordings again."
+    report.problems.extend(f"{why} {remedy}" for why in store.torn.values())
     for shard in store.shards:
         if wrong := check_shard(store.row_path(shard)):
             report.problems.append(f"rows/{shard}.arrow {wrong}")

@@ -5,64 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
-from embeddings.contract import Backbone
 from embeddings.errors import CisticolaError, StoreError
-from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, complete_shards, embed_recordings
-from embeddings.layout import StoreLayout
+from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask
 from embeddings.recordings import Recording
-from embeddings.windows import WindowStream
-from embeddings.writing import Sealing
+from embeddings.worker_process import Engines, Failed, Finished, Job, Next, work
 
-__all__ = ["STALLED_S", "Job", "Load", "run_workers"]
+__all__ = ["run_workers"]
 
-Load = Callable[[Sequence[str], Mapping[str, Any]], tuple[Sequence[Backbone], WindowStream]]
-"""Called in each worker with block names and the engines chosen already; must survive pickling."""
-
-STALLED_S = 60.0  # a decoder that gives no window for so long hangs
 _STRIKES, _STRIKES_WHEN_KILLED = 2, 3  # a worker may be killed for other reasons than the file that it is at
 _LOST_IN_A_ROW = 4
 _GRACE_S = 8.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker of an extraction is told."""
-
-    store: Path
-    load: Load
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sealing: Sealing = field(default_factory=Sealing)
-    stalled_s: float = STALLED_S
-
-
-@dataclass(frozen=True)
-class _Next:
-    """The worker's decoder is free."""
-
-
-@dataclass(frozen=True)
-class _Engines:
-    records: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException
-
-
-@dataclass(frozen=True)
-class _Finished:
-    pass
 
 
 @dataclass
@@ -151,7 +110,7 @@ class _Crew:
             heartbeat = self._context.RawValue("d", 0.0)
             core = next((c for c in self._cores if c not in {w.core for w in self._workers}), None)
             process = self._context.Process(
-                target=_work,
+                target=work,
                 args=(theirs, self._job, self._names, dict(self._engines), heartbeat, self._stop, core),
                 name="embed",
             )
@@ -192,16 +151,16 @@ class _Crew:
 
     def _hear(self, worker: _Worker, message: Any) -> None:
         match message:
-            case _Next():
+            case Next():
                 worker.has_asked = True
                 self._assign(worker)
-            case _Engines(records):
+            case Engines(records):
                 self._engines.update(records)
                 self._on_engines(self._engines)
-            case _Failed(error):
+            case Failed(error):
                 worker.finished = True
                 raise error
-            case _Finished():
+            case Finished():
                 worker.finished = True
             case _:
                 for key in _settled(message):
@@ -249,73 +208,6 @@ class _Crew:
             self._on_event(Completed(suspect.shard, 0, reason))
 
 
-def _work(
-    connection: Connection,
-    job: Job,
-    names: tuple[str, ...],
-    engines: dict[str, Any],
-    heartbeat: Any,
-    stop: Any,
-    core: int | None,
-) -> None:
-    """A worker's life: load the backbones, then ask for tasks until there are none."""
-    if core is not None:
-        os.sched_setaffinity(0, [core])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _quieten()
-    lock = threading.Lock()
-
-    def send(message: Any) -> None:
-        with lock:
-            connection.send(message)
-
-    def tasks() -> Iterator[Any]:
-        while True:
-            send(_Next())
-            task = connection.recv()
-            if task is None:
-                return
-            yield task
-
-    def pulse(decoding: bool) -> None:
-        heartbeat.value = time.monotonic() if decoding else 0.0
-
-    try:
-        backbones, decode = job.load(names, engines)
-        untold = [b for b in backbones if b.name not in engines]
-
-        def report(event: Event) -> None:
-            if untold:
-                send(_Engines({b.name: getattr(b, "engine_record", None) for b in untold}))
-                untold.clear()
-            send(event)
-
-        layout = StoreLayout(job.store)
-        watch: dict[str, Any] = {"settings": job.settings, "pulse": pulse, "stop": lambda: bool(stop.value)}
-        first, stream = _kind_of_tasks(tasks())
-        if isinstance(first, ShardTask):
-            complete_shards(layout, stream, backbones, decode, report, **watch)
-        elif first is not None:
-            embed_recordings(layout, stream, backbones, decode, report, sealing=job.sealing, **watch)
-        send(_Finished())
-    except (CisticolaError, OSError) as error:
-        send(_Failed(error))
-    except Exception:
-        send(_Failed(RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))
-
-
-def _kind_of_tasks(tasks: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
-    """The first task, to see what it is, and all of them."""
-    first = next(tasks, None)
-
-    def everything() -> Iterator[Any]:
-        yield first
-        yield from tasks
-
-    return first, everything()
-
-
 def _cores_for(n_workers: int) -> list[int]:
     """A core for each worker, when there are as many workers as cores; else none, and the system places them.
 
@@ -324,21 +216,6 @@ def _cores_for(n_workers: int) -> list[int]:
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return cores if len(cores) == n_workers else []
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on writing beside the next run."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _quieten() -> None:
-    """Decoders write their remarks on damaged files straight to the terminal; errors go through the connection."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
 
 
 def _messages(connection: Connection) -> Iterator[Any]:

@@ -96,7 +96,7 @@ def choose_engine(
     """Let a backbone run on an engine that has passed the parity gate on these windows.
 
     waveforms : (n, n_samples) float32, real first windows, n >= 1
-    asked     : an engine's name, or "auto" for the fastest that passes
+    asked     : an engine's name, "reference", or "auto" for the fastest that passes
     threads   : cores that it may use
     Returns what was chosen; the backbone runs on it from then on. An engine passes when every window's vector keeps
     the cosine of `COSINES` to the reference's, and the classifier's probabilities, if it has one, stay within
@@ -105,12 +105,13 @@ def choose_engine(
     """
     engines = backbone.engines
     reference = engines[-1]
+    asked = reference if asked == "reference" else asked
     if asked != "auto" and asked not in engines:
         near = difflib.get_close_matches(asked, engines, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(
-            f"--engine {asked} cannot run {backbone.name!r} here; choose auto, {', '.join(engines)}.{hint} More come "
-            f"with: pip install 'cisticola[fast]'"
+            f"--engine {asked} cannot run {backbone.name!r} here; choose auto, reference, {', '.join(engines)}.{hint} "
+            f"More come with: pip install 'cisticola[fast]'"
         )
     candidates = [e for e in engines if e != reference] if asked == "auto" else [asked] if asked != reference else []
     backbone.use_engine(reference, threads)

@@ -127,6 +127,7 @@ def test_an_engine_asked_for_by_name_is_refused_with_its_figure() -> None:
     with pytest.raises(InputError, match="Did you mean good"):
         choose_engine(Stubborn(), BATCH, "goods")
     assert choose_engine(Stubborn(), BATCH, "plain").min_cosine == 1.0
+    assert choose_engine(Stubborn(), BATCH, "reference").engine == "plain"
 
 
 def test_probabilities_count_where_there_is_a_classifier() -> None:
