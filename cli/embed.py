@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import embed_export, embed_stores
+from cli import embed_export, embed_extract, embed_stores
 from cli.common import (
     DeviceOption,
-    DryRunOption,
     JsonOption,
     console,
-    describe_named_backbones,
     engine_words,
     make_app,
     print_names,
@@ -24,126 +22,13 @@ from cli.common import (
 )
 
 if TYPE_CHECKING:
-    from embeddings.contract import BlockSource
-    from embeddings.extract import ExtractionSummary, Workers
-    from embeddings.recordings import Catalogue
-    from embeddings.splits import Split
     from embeddings.store import Store
 
 app = make_app("Embed recordings once, into a store; then inspect, check and search it.")
+embed_extract.register(app)
 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 BlocksOption = Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")]
-
-
-@app.command()
-def extract(
-    source: Annotated[Path, typer.Argument(help="A train_metadata.csv, a .txt list, a folder, or an audio file.")],
-    out: Annotated[Path, typer.Option(help="The store: a new folder, or one to go on with.")],
-    backbone: Annotated[
-        list[str] | None,
-        typer.Option(help="A trained folder, birdnet or logmel_stats; NAME=... names the block. Default: the store's."),
-    ] = None,
-    audio: Annotated[
-        Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
-    ] = None,
-    label_folders: Annotated[bool, typer.Option(help="A folder's subfolders are primary labels.")] = False,
-    hop_s: Annotated[float | None, typer.Option(help="Seconds from window to window. Default 5.")] = None,
-    last: Annotated[str | None, typer.Option(help="The last window: shift (default), pad or drop.")] = None,
-    dtype: Annotated[str, typer.Option(help="Numbers on disk: float16 or float32.")] = "float16",
-    engine: Annotated[
-        str, typer.Option(help="auto (the fastest that passes the parity gate), reference, onnxruntime, openvino, ...")
-    ] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Processes that embed. Default: one a core.")] = None,
-    seal_s: Annotated[float, typer.Option(help="Seconds of each worker's work that a crash may cost.")] = 60.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split. Default: the backbones' own, or 0.")] = None,
-    valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
-    mix_splits: Annotated[bool, typer.Option(help="Allow backbones that were trained on different splits.")] = False,
-    link_backbones: Annotated[bool, typer.Option(help="Refer to the backbones instead of copying them.")] = False,
-    retry_quarantined: Annotated[bool, typer.Option(help="Try quarantined files again.")] = False,
-    rehash: Annotated[bool, typer.Option(help="Read every file again instead of trusting size and time.")] = False,
-    device: DeviceOption = "auto",
-    json_path: JsonOption = None,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Embed every window of every recording. Run it again after a crash: it goes on where it stopped."""
-    from embeddings.catalogue_sources import read_catalogue
-    from embeddings.extract import extract as run_extraction
-    from embeddings.identity import HashCache
-    from embeddings.store import HASHES, Store
-    from embeddings.windows import WindowPlan
-    from embeddings.writing import Sealing
-
-    store = Store(out) if (out / "store.json").is_file() else None
-    cache_path = out / HASHES if not dry_run else None
-    references, sources = _sources(backbone or [], store)
-    sealing = Sealing(after_s=seal_s)
-    with progress("reading", None, "files") as advance:
-        catalogue = read_catalogue(
-            source,
-            audio=audio,
-            label_folders=label_folders,
-            cache=HashCache(cache_path, rehash=rehash),
-            on_hashed=advance,
-        )
-    split, sides = _sides(catalogue, sources, store, seed, valid_fold, mix_splits)
-    catalogue = catalogue.with_splits(sides)
-
-    if store is not None:
-        _require_same_plan(store, hop_s, last)
-        plan = store.plan
-    else:
-        plan = WindowPlan(sources[0].window_s, hop_s or 5.0, last or "shift")
-    n_new = len(catalogue) - (len(store.embedded & {r.recording for r in catalogue}) if store else 0)
-    if dry_run:
-        console().print(
-            f"Would embed {n_new} of {len(catalogue)} recordings with "
-            f"{', '.join(b.name for b in sources)} into {out}, a window every {plan.hop_s:g} s."
-        )
-        print_names("To mend", list(catalogue.problems))
-        return
-    if store is None:
-        store = Store.create(out, sources, plan, dtype=dtype, split=split, link=link_backbones)
-    crew = _crew(store, references, workers, device, engine, n_new)
-    catalogue = _with_recorder_notes(catalogue, store)
-    with progress("embedding", len(catalogue) + len(catalogue.rejected), "windows") as advance:
-        summary = run_extraction(
-            catalogue,
-            sources,
-            store,
-            workers=crew,
-            settings={"engine": engine, "workers": crew.n, "seal_s": seal_s},
-            sealing=sealing,
-            retry_quarantined=retry_quarantined,
-            link_backbones=link_backbones,
-            on_progress=advance,
-        )
-    _print_extraction(summary, catalogue, store)
-    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
-    if summary.interrupted:
-        raise typer.Exit(130)
-    if summary.quarantined or summary.incomplete:
-        raise typer.Exit(1)
-
-
-def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: Store) -> None:
-    out = console()
-    out.print(
-        f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of "
-        f"audio in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
-    )
-    for name, record in summary.engines.items():
-        if "reference" in record:
-            out.print(f"Engine of {name}: {engine_words(record)}.")
-    if not catalogue.n_labelled:
-        out.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
-    print_names("To mend", summary.problems)
-    print_names("Flagged", [f"{name}: {', '.join(flags)}" for name, flags in summary.flagged.items()])
-    print_names("Quarantined", [f"{name}: {reason}" for name, reason in summary.quarantined.items()])
-    print_names("Shards that still lack a block", [f"{shard}: {why}" for shard, why in summary.incomplete.items()])
-    out.print(f"Store: {store.path} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
-    if summary.interrupted:
-        out.print("Interrupted. What is sealed stays; the same command goes on from there.")
 
 
 @app.command()
@@ -319,109 +204,10 @@ def _engines_of(store: Store) -> dict[str, list[str]]:
     return {name: list(words) for name, words in engines.items()}
 
 
-def _sources(named: list[str], store: Store | None) -> tuple[dict[str, str], list[BlockSource]]:
-    """Block name -> where its backbone lies, and what each is; the blocks that a store has come first."""
-    from embeddings.errors import InputError
-
-    references: dict[str, str] = {}
-    sources: dict[str, BlockSource] = {}
-    for reference, source in describe_named_backbones(named):
-        if source.name in sources:
-            raise InputError(
-                f"two backbones have the name {source.name!r}; give one a name of its own: --backbone NAME=FOLDER."
-            )
-        references[source.name], sources[source.name] = reference, source
-    blocks = list(store.blocks.values()) if store is not None else []
-    for block in blocks:
-        if block.name not in sources:
-            place = str(store.backbone_path(block)) if store is not None else ""
-            ((_, source),) = describe_named_backbones([f"{block.name}={place}"])
-            references[block.name], sources[block.name] = place, source
-    if not sources:
-        raise InputError("no backbone; name one or more with --backbone (see `backbones list`).")
-    names = list(dict.fromkeys([*(b.name for b in blocks), *sources]))
-    return references, [sources[name] for name in names]
-
-
-def _crew(
-    store: Store, references: dict[str, str], asked: int | None, device: str, engine: str, n_tasks: int
-) -> Workers:
-    """As many workers as asked for, or as there are cores; each with its share of the cores."""
-    from embeddings.errors import InputError
-    from embeddings.extract import Workers
-    from stage1_backbones.hearing import Hearing
-    from stage1_backbones.machine import machine_name, resolve_device_early, usable_cores
-
-    if asked is not None and asked < 1:
-        raise InputError(f"--workers {asked} embed nothing; give 1 or more.")
-    device = resolve_device_early(device)
-    n = asked or (usable_cores() if device == "cpu" else 1)
-    threads = max(1, usable_cores() // max(1, min(n, n_tasks)))
-    machine = machine_name(device)
-    return Workers(
-        n,
-        Hearing(references, device, engine, threads),
-        engines=store.engines(machine, engine),
-        on_engines=lambda records: store.remember_engines(machine, engine, records),
-    )
-
-
-def _with_recorder_notes(catalogue: Catalogue, store: Store) -> Catalogue:
-    """What recorders wrote into names and headers: from the files for new recordings, from the store for the rest."""
-    from concurrent.futures import ThreadPoolExecutor
-    from dataclasses import replace
-
-    from embeddings.recordings import with_recorder_notes
-    from stage1_backbones.recorder import recorder_note
-
-    known = {r.recording: vars(r) for r in store.catalogue}
-    new = [r.path for r in catalogue if r.recording not in known]
-    with ThreadPoolExecutor(8) as pool:
-        notes = dict(zip(new, map(vars, pool.map(recorder_note, new)), strict=True))
-    notes.update({r.path: known[r.recording] for r in catalogue if r.recording in known})
-    return replace(catalogue, recordings=with_recorder_notes(catalogue, notes.__getitem__))
-
-
 def _decoder() -> Any:
     from stage1_backbones.audio import stream_windows
 
     return stream_windows
-
-
-def _sides(
-    catalogue: Catalogue,
-    backbones: list[BlockSource],
-    store: Store | None,
-    seed: int | None,
-    valid_fold: str,
-    mix_splits: bool,
-) -> tuple[Split, dict[str, str]]:
-    """The side of every recording: the backbones' word first, then the store's, then a split made now."""
-    from embeddings.splits import join_splits, make_split
-
-    trained = {b.name: known for b in backbones if (known := getattr(b, "split", None)) is not None}
-    first = next(iter(trained.values()), None)
-    if first is not None and seed is None and not valid_fold:
-        made = make_split(
-            catalogue.recordings,
-            seed=first.seed,
-            valid_fold=first.valid_fold if any(r.fold == first.valid_fold for r in catalogue) else "",
-        )
-    else:
-        made = make_split(catalogue.recordings, seed=seed or 0, valid_fold=valid_fold)
-    sides = dict(made.assignments)
-    if store is not None:
-        sides.update({r.recording: r.split for r in store.catalogue if r.split})
-    sides.update(join_splits(trained, mixed=mix_splits))
-    return first or made, sides
-
-
-def _require_same_plan(store: Store, hop_s: float | None, last: str | None) -> None:
-    from embeddings.errors import InputError
-
-    for option, asked, there in (("--hop-s", hop_s, store.plan.hop_s), ("--last", last, store.plan.last)):
-        if asked is not None and asked != there:
-            raise InputError(f"{store.path} was made with {option} {there}, not {asked}. Extract into a new store.")
 
 
 embed_export.register(app)

@@ -113,9 +113,11 @@ def extract(
             complete_shards(store, shards, here, decode, records.take, settings=settings)
             embed_recordings(store, records.todo(), here, decode, records.take, settings=settings, sealing=sealing)
         else:
-            crew = _Crew(workers, Job(store.path, workers.load, settings, sealing or Sealing(), workers.stalled_s))
-            crew.work(shards, lacking, records.take, summary)
-            crew.work(records.todo(), [b.name for b in backbones], records.take, summary)
+            runs = _WorkerRuns(
+                workers, Job(store.path, workers.load, settings, sealing or Sealing(), workers.stalled_s)
+            )
+            runs.work(shards, lacking, records.take, summary)
+            runs.work(records.todo(), [b.name for b in backbones], records.take, summary)
     except KeyboardInterrupt:
         summary.interrupted = True
     store.reload()
@@ -224,7 +226,7 @@ class _Records:
 
 
 @dataclass
-class _Crew:
+class _WorkerRuns:
     """Workers for one kind of tasks after the other; what engine the first ones chose holds for the next."""
 
     workers: Workers
