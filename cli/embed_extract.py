@@ -20,8 +20,11 @@ from cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
     from embeddings.contract import BlockSource
     from embeddings.extract import ExtractionSummary, Workers
+    from embeddings.identity import HashCache
     from embeddings.recordings import Catalogue
     from embeddings.splits import Split
     from embeddings.store import Store
@@ -64,7 +67,10 @@ def extract(
     dry_run: DryRunOption = False,
 ) -> None:
     """Embed every window of every recording. Run it again after a crash: it goes on where it stopped."""
-    from embeddings.catalogue_sources import read_catalogue
+    from contextlib import closing
+    from itertools import chain
+
+    from embeddings.catalogue_sources import read_catalogue, read_unlabelled
     from embeddings.extract import extract as run_extraction
     from embeddings.identity import HashCache
     from embeddings.store import HASHES, Store
@@ -75,24 +81,24 @@ def extract(
     cache_path = out / HASHES if not dry_run else None
     references, sources = _sources(backbone or [], store)
     sealing = Sealing(after_s=seal_s)
+    cache = HashCache(cache_path, rehash=rehash)
+    is_labelled = source.suffix.lower() == ".csv" or label_folders
     with progress("reading", None, "files") as advance:
-        catalogue = read_catalogue(
-            source,
-            audio=audio,
-            label_folders=label_folders,
-            cache=HashCache(cache_path, rehash=rehash),
-            on_hashed=advance,
-        )
+        if is_labelled or dry_run:
+            catalogue = read_catalogue(source, audio=audio, label_folders=label_folders, cache=cache, on_hashed=advance)
+            n_files, parts = len(catalogue) + len(catalogue.rejected), iter([catalogue])
+        else:  # nothing depends on all of them being known: embed the first while the others are read
+            n_files, parts = read_unlabelled(source, cache=cache)
+        catalogue = next(parts)
     split, sides = _sides(catalogue, sources, store, seed, valid_fold, mix_splits)
-    catalogue = catalogue.with_splits(sides)
 
     if store is not None:
         _require_same_plan(store, hop_s, last)
         plan = store.plan
     else:
         plan = WindowPlan(sources[0].window_s, hop_s or 5.0, last or "shift")
-    n_new = len(catalogue) - (len(store.embedded & {r.recording for r in catalogue}) if store else 0)
     if dry_run:
+        n_new = len(catalogue) - (len(store.embedded & {r.recording for r in catalogue}) if store else 0)
         console().print(
             f"Would embed {n_new} of {len(catalogue)} recordings with "
             f"{', '.join(b.name for b in sources)} into {out}, a window every {plan.hop_s:g} s."
@@ -101,21 +107,30 @@ def extract(
         return
     if store is None:
         store = Store.create(out, sources, plan, dtype=dtype, split=split, link=link_backbones)
-    crew = _crew(store, references, workers, device, engine, n_new)
-    catalogue = _with_recorder_notes(catalogue, store)
-    with progress("embedding", len(catalogue) + len(catalogue.rejected), "windows") as advance:
-        summary = run_extraction(
-            catalogue,
-            sources,
-            store,
-            workers=crew,
-            settings={"engine": engine, "workers": crew.n, "seal_s": seal_s},
-            sealing=sealing,
-            retry_quarantined=retry_quarantined,
-            link_backbones=link_backbones,
-            on_progress=advance,
-        )
-    _print_extraction(summary, catalogue, store)
+    summary: ExtractionSummary | None = None
+    ahead = closing(_read_ahead(chain([catalogue], parts), cache))
+    with ahead as identified, progress("embedding", n_files, "windows") as advance:
+        for part in identified:
+            crew = _crew(store, references, workers, device, engine, len(part))
+            done = run_extraction(
+                _with_recorder_notes(part.with_splits(sides), store),
+                sources,
+                store,
+                workers=crew,
+                settings={"engine": engine, "workers": crew.n, "seal_s": seal_s},
+                sealing=sealing,
+                retry_quarantined=retry_quarantined and summary is None,
+                link_backbones=link_backbones,
+                on_progress=advance,
+            )
+            if summary is None:
+                summary = done
+            else:
+                summary.add(done)
+            if summary.interrupted:
+                break
+    assert summary is not None
+    _print_extraction(summary, store)
     write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
     if summary.interrupted:
         raise typer.Exit(130)
@@ -123,7 +138,7 @@ def extract(
         raise typer.Exit(1)
 
 
-def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: Store) -> None:
+def _print_extraction(summary: ExtractionSummary, store: Store) -> None:
     out = console()
     out.print(
         f"{summary.n_embedded} recordings embedded ({summary.n_windows} windows of {summary.audio_s / 60:.1f} min of "
@@ -132,7 +147,7 @@ def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: S
     for name, record in summary.engines.items():
         if "reference" in record:
             out.print(f"Engine of {name}: {engine_words(record)}.")
-    if not catalogue.n_labelled:
+    if not store.catalogue.n_labelled:
         out.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")
     print_names("To mend", summary.problems)
     print_names("Flagged", [f"{name}: {', '.join(flags)}" for name, flags in summary.flagged.items()])
@@ -141,6 +156,21 @@ def _print_extraction(summary: ExtractionSummary, catalogue: Catalogue, store: S
     out.print(f"Store: {store.path} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
     if summary.interrupted:
         out.print("Interrupted. What is sealed stays; the same command goes on from there.")
+
+
+def _read_ahead(parts: Iterator[Catalogue], cache: HashCache) -> Generator[Catalogue, None, None]:
+    """Identify the next part of the recordings in a thread, while this one is embedded."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as thread:
+        try:
+            part = next(parts, None)
+            while part is not None:
+                following = thread.submit(next, parts, None)
+                yield part
+                part = following.result()
+        finally:
+            cache.abandon()  # on Ctrl-C nobody waits for it
 
 
 def _sources(named: list[str], store: Store | None) -> tuple[dict[str, str], list[BlockSource]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from embeddings.identity import HashCache
 from embeddings.recordings import Catalogue, Recording, Rejected
 from embeddings.tables import read_table
 
-__all__ = ["AUDIO_SUFFIXES", "read_catalogue", "united"]
+__all__ = ["AUDIO_SUFFIXES", "read_catalogue", "read_unlabelled", "united"]
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64 .m4a .aac .mp4".split())  # noqa: SIM905
 _NEVER_FILLED = frozenset(
     ["recording", "path", "filename", "primary_label", "secondary_labels", "types", "other_paths"]
 )
+_FIRST_BYTES = 1 << 30
 _SHOWN = 5  # names listed in a sentence before "and N more"
 
 
@@ -48,21 +49,56 @@ def read_catalogue(
     do not parse, contents that occur twice.
     Raises InputError when nothing usable is there.
     """
-    source = Path(source)
-    if not source.exists():
-        raise InputError(f"{source} does not exist. Give a metadata table, a list, a folder of audio or an audio file.")
-    if source.is_dir():
-        entries, problems = _read_folder(source, label_folders)
-    elif source.suffix.lower() == ".csv":
-        entries, problems = _read_birdclef(source, audio)
-    elif source.suffix.lower() == ".txt":
-        entries, problems = _read_list(source)
-    else:
-        entries, problems = [_Entry(source, {"filename": source.name})], []
+    entries, problems = _entries_of(Path(source), audio, label_folders)
     catalogue = _identify(entries, problems, cache or HashCache(None), on_hashed)
     if not catalogue.recordings and not catalogue.rejected:
         raise InputError(f"no recordings in {source}. " + " ".join(catalogue.problems))
     return catalogue
+
+
+def read_unlabelled(
+    source: Path, *, cache: HashCache | None = None, first_bytes: int = _FIRST_BYTES
+) -> tuple[int, Iterator[Catalogue]]:
+    """Read a folder, a list or a file without labels, a part at a time, so that work on the first can begin early.
+
+    Parts are identified when they are asked for: of about `first_bytes` of audio, then each twice the one before.
+    Returns the number of files, and the parts. Raises InputError when nothing usable is there.
+    """
+    entries, problems = _entries_of(Path(source), None, False)
+    if not entries:
+        raise InputError(f"no recordings in {source}. " + " ".join(problems))
+    cache = cache or HashCache(None)
+
+    def parts() -> Iterator[Catalogue]:
+        start, wanted, told = 0, first_bytes, problems
+        while start < len(entries):
+            end, n_bytes = start, 0
+            while end < len(entries) and n_bytes < wanted:
+                n_bytes += _size_of(entries[end].path)
+                end += 1
+            yield _identify(entries[start:end], told, cache, None)
+            start, wanted, told = end, 2 * wanted, []
+
+    return len(entries), parts()
+
+
+def _entries_of(source: Path, audio: Path | None, label_folders: bool) -> tuple[list[_Entry], list[str]]:
+    if not source.exists():
+        raise InputError(f"{source} does not exist. Give a metadata table, a list, a folder of audio or an audio file.")
+    if source.is_dir():
+        return _read_folder(source, label_folders)
+    if source.suffix.lower() == ".csv":
+        return _read_birdclef(source, audio)
+    if source.suffix.lower() == ".txt":
+        return _read_list(source)
+    return [_Entry(source, {"filename": source.name})], []
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[str]]:

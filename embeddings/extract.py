@@ -51,6 +51,17 @@ class ExtractionSummary:
         busy_s = self.elapsed_s - self.startup_s
         return (self.n_windows - self.startup_windows) / busy_s if busy_s > 0 else 0.0
 
+    def add(self, later: ExtractionSummary) -> None:
+        """Take in the summary of an extraction that followed into the same store."""
+        for name in ("n_recordings", "n_embedded", "n_already", "n_windows", "audio_s", "elapsed_s"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.startup_s += later.startup_s
+        self.startup_windows += later.startup_windows
+        self.interrupted |= later.interrupted
+        for name in ("engines", "flagged", "quarantined", "incomplete"):
+            getattr(self, name).update(getattr(later, name))
+        self.problems += later.problems
+
 
 @dataclass(frozen=True)
 class Workers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from embeddings.files import content_hash, write_atomically
 
 __all__ = ["HashCache"]
 
+_SAVE_EVERY_S = 60.0
 _COLUMNS = ("path", "size_bytes", "mtime_ns", "recording")
 
 
@@ -22,24 +25,37 @@ class HashCache:
 
     def __init__(self, path: Path | None, *, rehash: bool = False) -> None:
         self._path = path
+        self._abandoned = threading.Event()
         self._known: dict[tuple[str, int, int], str] = {} if path is None or rehash else _load(path)
 
     def hash_all(
         self, paths: Sequence[Path], *, threads: int = 4, on_done: Callable[[int], None] | None = None
     ) -> dict[Path, str | OSError]:
-        """Hash every path; an unreadable one maps to its OSError. Writes the cache when something was read."""
+        """Hash every path; an unreadable one maps to its OSError.
+
+        The cache is written every minute and at the end: hashing terabytes takes hours, and may be interrupted.
+        """
         results: dict[Path, str | OSError] = {}
-        n_read_before = len(self._known)
+        n_saved, saved_at = len(self._known), time.monotonic()
         with ThreadPoolExecutor(threads) as pool:
             for path, result in zip(paths, pool.map(self._hash_one, paths), strict=True):
                 results[path] = result
                 if on_done is not None:
                     on_done(1)
-        if len(self._known) != n_read_before:
+                if len(self._known) != n_saved and time.monotonic() - saved_at > _SAVE_EVERY_S:
+                    self._save()
+                    n_saved, saved_at = len(self._known), time.monotonic()
+        if len(self._known) != n_saved:
             self._save()
         return results
 
+    def abandon(self) -> None:
+        """Let `hash_all`, running in another thread, end after the files that are being read."""
+        self._abandoned.set()
+
     def _hash_one(self, path: Path) -> str | OSError:
+        if self._abandoned.is_set():
+            return OSError("not read: the hashing was interrupted")
         try:
             status = path.stat()
             key = (str(path), status.st_size, status.st_mtime_ns)
@@ -55,7 +71,7 @@ class HashCache:
 
         if self._path is None:
             return
-        rows = [(*key, value) for key, value in self._known.items()]
+        rows = [(*key, value) for key, value in self._known.copy().items()]  # other threads go on adding
         table = pa.table({name: [row[i] for row in rows] for i, name in enumerate(_COLUMNS)})
 
         def write(temporary: Path) -> None:

@@ -132,9 +132,17 @@ class Catalogue:
         return Catalogue(tuple(changed), self.problems, self.rejected)
 
     def joined(self, newer: Iterable[Recording]) -> Catalogue:
-        """This catalogue with `newer` recordings replacing those of the same content and following the rest."""
+        """This catalogue with `newer` recordings replacing those of the same content and following the rest.
+
+        The places where a recording lay before are remembered among its other paths.
+        """
         merged = {r.recording: r for r in self.recordings}
-        merged.update({r.recording: r for r in newer})
+        for recording in newer:
+            known = merged.get(recording.recording)
+            if known is not None and known.path != recording.path:
+                paths = dict.fromkeys((*recording.other_paths, known.path, *known.other_paths))
+                recording = replace(recording, other_paths=tuple(p for p in paths if p != recording.path))
+            merged[recording.recording] = recording
         return Catalogue(tuple(merged.values()), self.problems, self.rejected)
 
 

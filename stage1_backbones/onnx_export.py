@@ -48,7 +48,7 @@ def onnx_of(
     """
     outputs = ["embedding", *(["logits"] if with_logits else [])]
     buffer: Any = io.BytesIO()
-    with _quiet_exporter(), torch.inference_mode(False):
+    with _quiet_exporter(), torch.inference_mode(False), torch.no_grad():
         torch.onnx.export(
             _WithOutputs(network, with_logits, front_end).eval(),
             (example.clone(),),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from embeddings.catalogue_sources import read_catalogue
 from embeddings.errors import InputError
 from embeddings.identity import HashCache
-from embeddings.recordings import Recording, load_catalogue, save_catalogue
+from embeddings.recordings import Catalogue, Recording, load_catalogue, save_catalogue
 from embeddings.tables import parse_list
 
 COLUMNS = ["primary_label", "secondary_labels", "type", "filename", "url", "scientific_name", "common_name", "fold"]
@@ -234,3 +235,45 @@ def test_links_are_followed_once_loops_end_and_dead_ones_are_named(tmp_path):
     (problem,) = catalogue.problems
     assert "dead.wav (a link to nothing)" in problem
     assert "itself.wav" in problem
+
+
+def test_unlabelled_recordings_come_in_parts_that_double(tmp_path: Path) -> None:
+    from embeddings.catalogue_sources import read_unlabelled
+
+    for i in range(20):
+        (tmp_path / f"r{i:02d}.wav").write_bytes(bytes([i]) * 1000)
+    (tmp_path / "r19.wav").write_bytes(bytes([0]) * 1000)  # the first one's content under another name
+    n_files, parts = read_unlabelled(tmp_path, first_bytes=2000)
+    sizes, whole = [], Catalogue(())
+    for part in parts:
+        sizes.append(len(part))
+        whole = whole.joined(part.recordings)
+    assert (n_files, sizes) == (20, [2, 4, 8, 6])
+    assert {r.recording for r in whole} == {r.recording for r in read_catalogue(tmp_path)}
+    assert {path.name for r in whole for path in (r.path, *r.other_paths)} == {f"r{i:02d}.wav" for i in range(20)}
+
+
+def test_hashing_ends_soon_when_it_is_abandoned_and_keeps_what_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embeddings import identity
+
+    read: list[Path] = []
+
+    def slow_hash(path: Path) -> str:
+        time.sleep(0.01)
+        read.append(path)
+        return path.name
+
+    monkeypatch.setattr(identity, "content_hash", slow_hash)
+    paths = [tmp_path / f"{i}.wav" for i in range(50)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    cache = HashCache(tmp_path / "hashes.arrow")
+    found = cache.hash_all(paths, threads=1, on_done=lambda n: cache.abandon())
+    assert any(isinstance(result, OSError) for result in found.values())
+    n_read = len(read)
+    assert 0 < n_read < 50
+    again = HashCache(tmp_path / "hashes.arrow").hash_all(paths)
+    assert all(isinstance(result, str) for result in again.values())
+    assert len(read) == 50
