@@ -65,7 +65,9 @@ class Killed(BaseException):
     pass
 
 
-def killed_at_every_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], check: Callable[[], None]) -> int:
+def killed_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], check: Callable[[], None], ending: Any = Killed
+) -> int:
     """Run `act`, killed before its 1st, 2nd, ... change of the disk, checking each time, until it comes through."""
     real = {"write": shards_module.write_atomically, "unlink": Path.unlink, "rename": Path.rename}
     for allowed in itertools.count():
@@ -75,7 +77,7 @@ def killed_at_every_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[], obje
             def change(*arguments: Any, **options: Any) -> Any:
                 left[0] -= 1
                 if left[0] < 0:
-                    raise Killed
+                    raise ending
                 return real[name](*arguments, **options)
 
             return change
@@ -87,7 +89,7 @@ def killed_at_every_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[], obje
             try:
                 act()
                 return allowed
-            except Killed:
+            except (Killed, OSError):
                 pass
         check()
     raise AssertionError
@@ -122,6 +124,29 @@ def test_a_compaction_killed_at_any_step_leaves_every_row_once(store: Store, mon
     assert steps > 10
     check()
     assert len(Store(store.path).shards) == 1
+
+
+@pytest.mark.parametrize("ending", [Killed, OSError(28, "No space left on device")])
+def test_an_extraction_ended_at_any_step_goes_on_to_the_same_store(
+    ending: Any, store: Store, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = Catalogue(catalogue.recordings[:8])
+    hashes = {r.recording for r in some}
+    whole = {key: vector for key, vector in contents(store).items() if key[0] in hashes}
+    path = tmp_path / "other"
+    backbone = FakeBackbone(weights="fake")
+    Store.create(path, [backbone], WindowPlan(), dtype="float16", split=Split("all", 0, "", {}), link=False)
+
+    def check() -> None:
+        now = Store(path)
+        assert contents(now).items() <= whole.items()
+        assert verify_store(now).problems == []
+
+    steps = killed_at_every_step(
+        monkeypatch, lambda: extract(some, [backbone], Store(path), fake_decode, sealing=SMALL), check, ending
+    )
+    assert steps > 2
+    assert contents(Store(path)) == whole
 
 
 def test_compaction_refuses_to_copy_damage_and_names_the_remedy(store: Store) -> None:
