@@ -95,7 +95,6 @@ def relabel(
 ) -> None:
     """Replace labels and the other columns of a table. Neither vectors nor audio are touched."""
     from embeddings.relabel import relabelled, store_catalogue
-
     from embeddings.store import Store
 
     store = Store(store_path)
