@@ -37,7 +37,8 @@ class HashCache:
         """
         results: dict[Path, str | OSError] = {}
         n_saved, saved_at = len(self._known), time.monotonic()
-        with ThreadPoolExecutor(threads) as pool:
+        pool = ThreadPoolExecutor(threads)
+        try:
             for path, result in zip(paths, pool.map(self._hash_one, paths), strict=True):
                 results[path] = result
                 if on_done is not None:
@@ -45,12 +46,17 @@ class HashCache:
                 if len(self._known) != n_saved and time.monotonic() - saved_at > _SAVE_EVERY_S:
                     self._save()
                     n_saved, saved_at = len(self._known), time.monotonic()
-        if len(self._known) != n_saved:
-            self._save()
+        except BaseException:  # Ctrl-C, hours in
+            self.abandon()
+            raise
+        finally:
+            pool.shutdown()
+            if len(self._known) != n_saved:
+                self._save()
         return results
 
     def abandon(self) -> None:
-        """Let `hash_all`, running in another thread, end after the files that are being read."""
+        """Let `hash_all`, in whatever thread, end after the files that are being read."""
         self._abandoned.set()
 
     def _hash_one(self, path: Path) -> str | OSError:

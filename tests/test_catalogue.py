@@ -277,3 +277,23 @@ def test_hashing_ends_soon_when_it_is_abandoned_and_keeps_what_it_has_read(
     again = HashCache(tmp_path / "hashes.arrow").hash_all(paths)
     assert all(isinstance(result, str) for result in again.values())
     assert len(read) == 50
+
+
+def test_ctrl_c_while_hashing_ends_at_once_and_keeps_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embeddings import identity
+
+    monkeypatch.setattr(identity, "content_hash", lambda path: time.sleep(0.02) or path.name)
+    paths = [tmp_path / f"{i}.wav" for i in range(200)]
+    for path in paths:
+        path.touch()
+
+    def interrupted(n: int) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        HashCache(tmp_path / "hashes.arrow").hash_all(paths, threads=1, on_done=interrupted)
+    assert time.monotonic() - began < 2
+    assert 0 < len(identity._load(tmp_path / "hashes.arrow")) < 200
