@@ -114,7 +114,7 @@ def saved_network(kind: str, settings: dict[str, Any], folder: Path, *, n_labels
             for _ in range(4):
                 network.train()(0.1 * torch.randn(8, round(network.window_s * network.sample_rate_hz)))
     backbone = TrainedBackbone(
-        network, name=folder.name, labels=[f"s{i}" for i in range(n_labels)], heard=Heard(), split=None, provenance={}
+        network, name=kind, labels=[f"s{i}" for i in range(n_labels)], heard=Heard(), split=None, provenance={}
     )
     backbone.save(folder)
     return str(folder)

@@ -114,6 +114,7 @@ def work(
         elif first is not None:
             embed_recordings(layout, stream, backbones, decode, report, sealing=job.sealing, **watch)
         send(Finished())
+        os._exit(0)  # all is sealed; taking torch and an engine down properly would take more than a second
     except (CisticolaError, OSError) as error:
         send(Failed(error))
     except Exception:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from embeddings.errors import CisticolaError, StoreError
+from embeddings.errors import StoreError
 from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask
 from embeddings.recordings import Recording
 from embeddings.worker_process import Engines, Failed, Finished, Job, Next, work
@@ -94,7 +94,7 @@ class _Crew:
             while self._workers and time.monotonic() < deadline:
                 try:
                     self._attend(timeout_s=0.2)
-                except (CisticolaError, OSError):
+                except Exception:
                     continue  # the first error is the one that is told
             raise
         finally:

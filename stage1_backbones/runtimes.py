@@ -82,8 +82,8 @@ class RuntimeFactory:
             from stage1_backbones.onnx_export import onnx_of
 
             network = self._network.to("cpu")
-            silence = torch.zeros(_BATCH_WINDOWS, round(network.window_s * network.sample_rate_hz))
-            self._graph = onnx_of(network, network.inputs(silence))
+            silence = torch.zeros(1, round(network.window_s * network.sample_rate_hz))
+            self._graph = onnx_of(network, network.inputs(silence), dynamic=True)
         if engine == "onnxruntime":
             return _OnnxRuntime(self._graph, threads)
         return _OpenVinoRuntime(self._graph, threads, "bf16" if engine.endswith("bf16") else "f32")
@@ -123,7 +123,11 @@ class _OpenVinoRuntime:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self._model = core.compile_model(core.read_model(graph), "CPU", settings)
+        model = core.read_model(graph)
+        shape = model.inputs[0].get_partial_shape()
+        shape[0] = self.batch
+        model.reshape(shape)
+        self._model = core.compile_model(model, "CPU", settings)
 
     def __call__(self, inputs: torch.Tensor) -> np.ndarray:
         return self._model(inputs.cpu().numpy())[0].copy()
