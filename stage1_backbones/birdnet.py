@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import queue
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,11 @@ _INNER_WINDOW_S = 3.0
 _INNER_STARTS_S = (0.0, 2.0)
 # Beyond this many interpreters, 80 MB each, the memory bus is the limit.
 _MOST_INTERPRETERS = 8
-_BATCH_WINDOWS = 4
+# Spectrograms and convolutions drive each other's tables out of the cache; turns of four windows make that seldom.
+_GROUP_WINDOWS = 4
+
+_Hearer = Callable[[list[np.ndarray]], np.ndarray]
+"""BirdNET's own windows, (144000,) each, of one group at most -> their vectors, float32 (n, 1024)."""
 
 
 class BirdNet:
@@ -91,9 +95,9 @@ class BirdNet:
             )
         cores = threads or usable_cores()
         if name == _REFERENCE:
-            self._run = _Interpreters(self._graph, min(cores, _MOST_INTERPRETERS))
+            self._run = _interpreters(self._graph, min(cores, _MOST_INTERPRETERS))
         else:
-            self._run = _Rehosted(self._graph, cores, "bf16" if name.endswith("bf16") else "f32")
+            self._run = _rehosted(self._graph, cores, "bf16" if name.endswith("bf16") else "f32")
         self.engine = name
 
     @property
@@ -134,84 +138,99 @@ class BirdNet:
         save_description(self, folder, kind="birdnet", settings={}, licence=LICENCE_NOTICE)
 
 
-class _Interpreters:
-    """The tflite interpreter, one a core: several windows go through at once, each by itself.
+class _SideBySide:
+    """Windows in small groups, each group in one thread, as many at a time as there are hearers.
 
-    That is twice as fast on two cores as one interpreter with two threads: the graph's FFT has no threads.
+    That uses cores up better than threads within one group: the interpreter's FFT has none, the convolutions are small.
     """
 
-    def __init__(self, graph: BirdnetGraph, n: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        model = graph.sound_to_embedding()
-        with without_remarks((b"INFO: Created TensorFlow Lite",)):
-            for _ in range(n):
-                interpreter = Interpreter(model_content=model, num_threads=1)
-                audio_in = interpreter.get_input_details()[0]["index"]
-                interpreter.resize_tensor_input(audio_in, [len(_INNER_STARTS_S), _inner_samples()])
-                interpreter.allocate_tensors()
-                self._idle.put(interpreter)
-        self._workers = ThreadPoolExecutor(n, thread_name_prefix="birdnet")
+    def __init__(
+        self,
+        hearers: Sequence[_Hearer],
+        group_windows: int = 1,
+        context: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> None:
+        """context : entered around each batch."""
+        self._group_windows, self._context = group_windows, context
+        self._idle: queue.SimpleQueue[_Hearer] = queue.SimpleQueue()
+        for hearer in hearers:
+            self._idle.put(hearer)
+        self._workers = ThreadPoolExecutor(len(hearers), thread_name_prefix="birdnet") if len(hearers) > 1 else None
 
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
         """waveforms : (n, 240000) float32.  Returns float32 (n, 1024)."""
+        size = self._group_windows
+        groups = [waveforms[start : start + size] for start in range(0, len(waveforms), size)]
         vectors = np.empty((len(waveforms), _DIM), np.float32)
-        for i, vector in enumerate(self._workers.map(self._vector, waveforms)):
-            vectors[i] = vector
+        with self._context():
+            each = self._workers.map(self._vectors, groups) if self._workers else map(self._vectors, groups)
+            for i, found in enumerate(each):
+                vectors[i * size : i * size + len(found)] = found
         return vectors
 
-    def _vector(self, waveform: np.ndarray) -> np.ndarray:
-        interpreter = self._idle.get()
+    def _vectors(self, waveforms: np.ndarray) -> np.ndarray:
+        inner = [samples for waveform in waveforms for samples in _inner_windows(waveform)]
+        hearer = self._idle.get()
         try:
-            interpreter.set_tensor(interpreter.get_input_details()[0]["index"], np.stack(_inner_windows(waveform)))
-            interpreter.invoke()
-            return interpreter.get_tensor(interpreter.get_output_details()[0]["index"]).mean(axis=0)
+            return hearer(inner).reshape(len(waveforms), len(_INNER_STARTS_S), _DIM).mean(axis=1)
         finally:
-            self._idle.put(interpreter)
+            self._idle.put(hearer)
 
 
-class _Rehosted:
-    """Spectrograms in torch, one window in one thread; convolutions in OpenVINO, in batches of one fixed shape."""
+def _interpreters(graph: BirdnetGraph, n: int) -> _SideBySide:
+    """The tflite interpreter, n times."""
+    from ai_edge_litert.interpreter import Interpreter
 
-    def __init__(self, graph: BirdnetGraph, threads: int, precision: str) -> None:
-        from stage1_backbones.birdnet_front_end import SPECTROGRAM_SHAPE, BirdnetFrontEnd
-        from stage1_backbones.runtimes import openvino_core
+    model = graph.sound_to_embedding()
 
-        self._front_end = BirdnetFrontEnd(graph)
-        self._inputs = np.zeros((_BATCH_WINDOWS * len(_INNER_STARTS_S), *SPECTROGRAM_SHAPE), np.float32)
-        core = openvino_core()
-        with tempfile.TemporaryDirectory() as folder:  # OpenVINO reads this format from a file only
-            path = Path(folder) / "birdnet.tflite"
-            path.write_bytes(graph.spectrograms_to_embedding())
-            model = core.read_model(path)
-        model.reshape(list(self._inputs.shape))
-        settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
-        self._model = core.compile_model(model, "CPU", settings)
-        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="birdnet") if threads > 1 else None
+    def hearer() -> _Hearer:
+        interpreter = Interpreter(model_content=model, num_threads=1)
+        audio_in = interpreter.get_input_details()[0]["index"]
+        interpreter.resize_tensor_input(audio_in, [len(_INNER_STARTS_S), _inner_samples()])
+        interpreter.allocate_tensors()
+        vectors_out = interpreter.get_output_details()[0]["index"]
 
-    def __call__(self, waveforms: np.ndarray) -> np.ndarray:
-        """waveforms : (n, 240000) float32.  Returns float32 (n, 1024)."""
-        from stage1_backbones.runtimes import one_torch_thread
+        def hear(inner: list[np.ndarray]) -> np.ndarray:
+            interpreter.set_tensor(audio_in, np.stack(inner))
+            interpreter.invoke()
+            return interpreter.get_tensor(vectors_out)
 
-        vectors = np.empty((len(waveforms), _DIM), np.float32)
-        with one_torch_thread():
-            for start in range(0, len(waveforms), _BATCH_WINDOWS):
-                batch = waveforms[start : start + _BATCH_WINDOWS]
-                inner = [samples for waveform in batch for samples in _inner_windows(waveform)]
-                each = self._workers.map(self._spectrograms, inner) if self._workers else map(self._spectrograms, inner)
-                self._inputs[len(inner) :] = 0.0
-                for i, spectrograms in enumerate(each):
-                    self._inputs[i] = spectrograms
-                found = self._model(self._inputs)[0].reshape(_BATCH_WINDOWS, len(_INNER_STARTS_S), _DIM)
-                vectors[start : start + len(batch)] = found[: len(batch)].mean(axis=1)
-        return vectors
+        return hear
 
-    def _spectrograms(self, samples: np.ndarray) -> np.ndarray:
-        import torch
+    with without_remarks((b"INFO: Created TensorFlow Lite",)):
+        return _SideBySide([hearer() for _ in range(n)])
 
-        with torch.inference_mode():
-            return self._front_end(torch.from_numpy(samples)).numpy()
+
+def _rehosted(graph: BirdnetGraph, n: int, precision: str) -> _SideBySide:
+    """Spectrograms in torch and convolutions in OpenVINO, n times; the weights are there once."""
+    from stage1_backbones.birdnet_front_end import SPECTROGRAMS_SHAPE, BirdnetFrontEnd
+    from stage1_backbones.runtimes import one_torch_thread, openvino_core
+
+    # One shape for every group, full or not: kernels are chosen by shape, and last bits with them.
+    shape = (_GROUP_WINDOWS * len(_INNER_STARTS_S), *SPECTROGRAMS_SHAPE)
+    core = openvino_core()
+    with tempfile.TemporaryDirectory() as folder:  # OpenVINO reads this format from a file only
+        path = Path(folder) / "birdnet.tflite"
+        path.write_bytes(graph.spectrograms_to_embedding())
+        model = core.read_model(path)
+    model.reshape(list(shape))
+    settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": n, "INFERENCE_NUM_THREADS": n}
+    compiled = core.compile_model(model, "CPU", settings)
+    front_end = BirdnetFrontEnd(graph)
+
+    def hearer() -> _Hearer:
+        request = compiled.create_infer_request()
+        spectrograms = np.zeros(shape, np.float32)
+
+        def hear(inner: list[np.ndarray]) -> np.ndarray:
+            for samples, into in zip(inner, spectrograms, strict=False):
+                front_end(samples, into)
+            spectrograms[len(inner) :] = 0.0
+            return request.infer([spectrograms], share_inputs=True)[0][: len(inner)]
+
+        return hear
+
+    return _SideBySide([hearer() for _ in range(n)], _GROUP_WINDOWS, one_torch_thread)
 
 
 def load(folder: Path | None, device: str) -> BirdNet:
