@@ -12,16 +12,25 @@ from embeddings.errors import StoreError
 from embeddings.files import write_atomically
 
 __all__ = [
+    "NO_CALL",
     "SPLITS",
     "Catalogue",
     "Recording",
     "Rejected",
+    "is_no_call",
     "load_catalogue",
     "save_catalogue",
     "with_recorder_notes",
 ]
 
 SPLITS = ("train", "valid", "both", "")
+NO_CALL = ("nocall", "no_call", "noise", "background", "silence")
+"""Primary labels that say "nothing that we look for": such a recording is a negative for every class, never a class."""
+
+
+def is_no_call(primary_label: str) -> bool:
+    """Whether a primary label is one of NO_CALL, however it is capitalised."""
+    return primary_label.lower() in NO_CALL
 
 
 @dataclass(frozen=True)

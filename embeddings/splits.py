@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 
-__all__ = ["Split", "inner_slice", "join_splits", "make_split"]
+__all__ = ["Split", "inner_slice", "join_splits", "k_fold_split", "make_split"]
 
 VALID_SHARE = 0.2
 INNER_SHARE = 0.15
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Split:
     """A division of recordings, as it is written into backbones and stores.
 
-    kind         "stratified" (8:2 per label), "fold" (a published fold validates) or "all" (everything trains)
+    kind         "stratified" (8:2 per label), "fold" (a published fold validates), "k-fold" (one of k made here
+                 validates; "k-fold by author" and the like when a column keeps recordings together) or "all"
+    valid_fold   the published fold, or "2 of 5"
     assignments  content hash -> "train", "valid" or "both"
     """
 
@@ -66,12 +69,43 @@ def make_split(
     return Split("stratified", seed, "", _hold_out(recordings, VALID_SHARE, f"valid/{seed}", lonely="both"))
 
 
-def inner_slice(recordings: Sequence[Recording], seed: int = 0) -> tuple[list[Recording], list[Recording]]:
-    """Cut training recordings into those to fit on and those to stop early and choose the best checkpoint by.
+def k_fold_split(recordings: Sequence[Recording], *, folds: int, fold: int, seed: int = 0, group: str = "") -> Split:
+    """Fold number `fold` (1 .. folds) of `folds` validates, the others train.
 
-    About 15 % of each label's groups are held out; a label with one group only is fitted on and not selected on.
+    group : a field of the recordings (author, source, recorder, ...); recordings that share it share a fold, as do
+            those of one `source` or one xeno-canto id always. Labels are spread evenly over folds.
+    Raises InputError when the numbers make no sense, the field is not known, or a label would have nothing to train
+    on in some fold.
     """
-    sides = _hold_out(recordings, INNER_SHARE, f"inner/{seed}", lonely="train")
+    if folds < 2 or not 1 <= fold <= folds:
+        raise InputError(f"fold {fold} of {folds}: folds must be 2 or more, and fold one of 1..{max(folds, 2)}.")
+    recordings = [r for r in recordings if r.primary_label]
+    numbers = _fold_numbers(recordings, folds, seed, group)
+    by_label: dict[str, set[int]] = defaultdict(set)
+    for recording, number in zip(recordings, numbers, strict=True):
+        by_label[recording.primary_label].add(number)
+    narrow = sorted(label for label, present in by_label.items() if len(present) < 2)
+    if narrow:
+        together = f" once recordings of one {group} are kept together" if group else ""
+        raise InputError(
+            f"{len(narrow)} labels would have no recording to train on in some fold{together}: "
+            f"{', '.join(narrow[:_SHOWN])}. Each needs recordings in two folds: group by something finer, add "
+            f"recordings, or leave those labels out of the table."
+        )
+    sides = {
+        r.recording: "valid" if number == fold - 1 else "train" for r, number in zip(recordings, numbers, strict=True)
+    }
+    return Split(f"k-fold by {group}" if group else "k-fold", seed, f"{fold} of {folds}", sides)
+
+
+def inner_slice(
+    recordings: Sequence[Recording], seed: int = 0, share: float = INNER_SHARE
+) -> tuple[list[Recording], list[Recording]]:
+    """Cut training recordings into those to fit on and those kept apart, to judge by while training.
+
+    About `share` of each label's groups are held out; a label with one group only is fitted on and not judged by.
+    """
+    sides = _hold_out(recordings, share, f"inner/{seed}", lonely="train")
     fit = [r for r in recordings if sides[r.recording] == "train"]
     select = [r for r in recordings if sides[r.recording] == "valid"]
     return fit, select
@@ -101,6 +135,29 @@ def join_splits(splits: Mapping[str, Split], *, mixed: bool = False) -> dict[str
     return sides
 
 
+def _fold_numbers(recordings: Sequence[Recording], folds: int, seed: int, group: str) -> list[int]:
+    """0 .. folds - 1 for each recording; the groups of a label are dealt out one by one, to the emptiest fold first."""
+    texts = {f.name for f in fields(Recording) if f.type == "str"} - {"recording", "filename", "primary_label", "split"}
+    if group and group not in texts:
+        raise InputError(f"group={group!r} is not a column to group by; there are {', '.join(sorted(texts))}.")
+    members: dict[int, list[Recording]] = defaultdict(list)
+    for number, recording in zip(_groups(recordings, group), recordings, strict=True):
+        members[number].append(recording)
+    ordered = sorted(members.values(), key=lambda g: (-len(g), _draw(f"folds/{seed}", "", min(r.recording for r in g))))
+    counts: dict[str, list[int]] = defaultdict(lambda: [0] * folds)
+    totals, fold_of = [0] * folds, {}
+    for group_members in ordered:
+        label_counts = Counter(r.primary_label for r in group_members)
+        chosen = min(
+            range(folds), key=lambda f: (sum(n * counts[label][f] for label, n in label_counts.items()), totals[f])
+        )
+        for label, n in label_counts.items():
+            counts[label][chosen] += n
+        totals[chosen] += len(group_members)
+        fold_of.update({r.recording: chosen for r in group_members})
+    return [fold_of[r.recording] for r in recordings]
+
+
 def _hold_out(recordings: Sequence[Recording], share: float, salt: str, *, lonely: str) -> dict[str, str]:
     """Side of every recording when `share` of each label's groups (at least one) is held out."""
     members: dict[int, list[Recording]] = defaultdict(list)
@@ -127,8 +184,8 @@ def _draw(salt: str, label: str, recording: str) -> str:
     return hashlib.sha256(f"{salt}/{label}/{recording}".encode()).hexdigest()
 
 
-def _groups(recordings: Sequence[Recording]) -> list[int]:
-    """A group number per recording: one for all that are linked by source or xeno-canto id."""
+def _groups(recordings: Sequence[Recording], column: str = "") -> list[int]:
+    """A group number per recording: one for all that are linked by source, xeno-canto id or another column."""
     parent = list(range(len(recordings)))
 
     def root(i: int) -> int:
@@ -139,12 +196,14 @@ def _groups(recordings: Sequence[Recording]) -> list[int]:
 
     first_with: dict[tuple[str, str], int] = {}
     for i, recording in enumerate(recordings):
-        for key in _links(recording):
+        for key in _links(recording, column):
             parent[root(i)] = root(first_with.setdefault(key, i))
     return [root(i) for i in range(len(recordings))]
 
 
-def _links(recording: Recording) -> Iterable[tuple[str, str]]:
+def _links(recording: Recording, column: str) -> Iterable[tuple[str, str]]:
+    if column and getattr(recording, column):
+        yield column, getattr(recording, column)
     if recording.source:
         yield "source", recording.source
     if recording.xeno_canto_id:

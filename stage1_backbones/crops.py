@@ -13,10 +13,11 @@ from embeddings.recordings import Recording
 from embeddings.windows import WindowPlan
 from stage1_backbones.audio import read_audio
 
-__all__ = ["Crops", "FixedWindows", "RandomWindows"]
+__all__ = ["Crops", "FixedWindows"]
 
 CACHE_BYTES = 1 << 30
 DECODERS = 2
+_LEVEL_S = 0.1  # loudness is known in steps of this
 
 
 class Crops:
@@ -42,6 +43,7 @@ class Crops:
         self.durations_s: list[float] = []
         self.problems: list[str] = []
         self._kept: list[np.ndarray | None] = []
+        self._energy: list[np.ndarray] = []
         free = cache_bytes
         with ThreadPoolExecutor(DECODERS) as pool:
             for start in range(0, len(recordings), 2 * DECODERS):
@@ -54,6 +56,7 @@ class Crops:
                         continue
                     self.recordings.append(recording)
                     self.durations_s.append(len(result) / rate_hz)
+                    self._energy.append(_energy(result, round(_LEVEL_S * rate_hz)))
                     keep = result.nbytes <= free
                     free -= result.nbytes if keep else 0
                     self._kept.append(result if keep else None)
@@ -64,6 +67,12 @@ class Crops:
     def random(self, i: int, rng: np.random.Generator) -> np.ndarray:
         """A window of recording i that starts anywhere it fits: float32 (window_s * rate_hz,)."""
         return self.at(i, rng.uniform(0.0, max(0.0, self.durations_s[i] - self.window_s)))
+
+    def loud(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        """A window of recording i around a moment that is drawn the more often the louder it is."""
+        latest_s = max(0.0, self.durations_s[i] - self.window_s)
+        moment_s = (rng.choice(len(self._energy[i]), p=self._energy[i]) + 0.5) * _LEVEL_S
+        return self.at(i, float(np.clip(moment_s - rng.uniform(0.0, self.window_s), 0.0, latest_s)))
 
     def at(self, i: int, start_s: float) -> np.ndarray:
         """The window of recording i at `start_s`; a recording shorter than a window is repeated to fill it."""
@@ -93,25 +102,15 @@ class Crops:
         return samples if len(samples) else str(AudioError("decodes to nothing"))
 
 
-class RandomWindows(Dataset):
-    """An epoch's windows: every recording so many times, in an order and at places that the epoch decides."""
-
-    def __init__(self, crops: Crops, targets: np.ndarray, n_each: int, seed: int, epoch: int) -> None:
-        self._crops, self._targets = crops, targets
-        self._key = (seed, epoch)
-        order = np.random.default_rng(self._key)
-        self._order = order.permutation(np.repeat(np.arange(len(crops)), n_each))
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, place: int) -> tuple[np.ndarray, np.ndarray]:
-        i = int(self._order[place])
-        return self._crops.random(i, np.random.default_rng((*self._key, place))), self._targets[i]
+def _energy(samples: np.ndarray, step: int) -> np.ndarray:
+    """Share of a recording's energy in each step of time, without the hum below a few hundred Hz: differences."""
+    squares = np.square(np.diff(samples, prepend=samples[:1]))
+    energy = np.add.reduceat(squares, np.arange(0, len(squares), step), dtype=np.float64) + 1e-12
+    return energy / energy.sum()
 
 
 class FixedWindows(Dataset):
-    """The inner slice's windows, each with the number of its recording."""
+    """The windows of recordings to judge by, each with the number of its recording."""
 
     def __init__(self, crops: Crops, places: list[tuple[int, float]]) -> None:
         self._crops, self._places = crops, places

@@ -115,6 +115,7 @@ def _card(
             "embedding": ["windows", backbone.dim],
             "logits": ["windows", len(backbone.labels)],
         },
+        "logits_to_scores": backbone.network.output,
         "labels": list(backbone.labels),
         "front_end": front_end,
         "fingerprint": dict(backbone.fingerprint.fields),
@@ -134,6 +135,9 @@ def _card(
     }
 
 
+_HOW = {"sigmoid": "sigmoid for each of", "softmax": "softmax over"}
+
+
 def _readme(card: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {p['engine']} | {p['n_windows']} | {p['min_cosine']:.6f} | {p['max_score_difference']:.6f} | "
@@ -147,8 +151,8 @@ def _readme(card: dict[str, Any]) -> str:
         f"A bird-sound network exported by Cisticola as ONNX (opset {card['onnx_opset']}), kind {card['kind']}.\n\n"
         f"- input `inputs`: float32 ({shape}); {card['input']['meaning']}\n"
         f"- output `embedding`: float32 (windows, {card['outputs']['embedding'][1]})\n"
-        f"- output `logits`: float32 (windows, {card['outputs']['logits'][1]}); apply a sigmoid for each of the "
-        f"{len(card['labels'])} labels\n\n"
+        f"- output `logits`: float32 (windows, {card['outputs']['logits'][1]}); apply a "
+        f"{_HOW[card['logits_to_scores']]} the {len(card['labels'])} labels\n\n"
         f"Labels: {', '.join(card['labels'])}.\n\n"
         f"Trained on {card['heard']['trained_on']} recordings, selected on {card['heard']['selected_on']}; never score "
         f"it on those. `card.json` lists their xeno-canto numbers.\n\n"

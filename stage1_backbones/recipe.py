@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,9 +10,17 @@ from typing import Any
 
 from embeddings.errors import InputError
 from embeddings.files import read_json
+from embeddings.settings import from_fields
 from embeddings.splits import Split
+from stage1_backbones.augment import AugmentSettings
+from stage1_backbones.losses import LossSettings
+from stage1_backbones.mixup import MixSettings
 
-__all__ = ["TrainingSettings", "TrainingSummary", "finished_training"]
+__all__ = ["CHOICES", "PRECISIONS", "SAMPLINGS", "TrainingSettings", "TrainingSummary", "finished_training"]
+
+SAMPLINGS = ("uniform", "inverse_sqrt", "balanced")
+CHOICES = ("last", "best")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -19,43 +28,110 @@ class TrainingSettings:
     """Everything that decides what a training gives; saved beside it.
 
     kind, network        the backbone's kind and its own settings      weights  none, auto or a file
+    epochs, min_steps    passes over the recordings, and more of them until there were so many steps
     crops_per_recording  windows drawn from a recording in an epoch
-    mixup_alpha          lambda ~ Beta(alpha, alpha); 0 is off
+    accumulate           batches whose gradients make one step
+    ema_decay            weights are averaged over about 1 / (1 - decay) steps; 0 takes them as they are
+    loud_crops           share of windows drawn around the recording's loud parts rather than anywhere
+    sampling             uniform; inverse_sqrt and balanced draw recordings by their label's count ^ -1/2 and ^ -1
     secondary_weight     target of a secondary label that is among the classes, 0..1
-    patience             epochs without a better cmAP before training stops
-    select_windows       windows a recording of the inner slice is judged by, at most
+    select_share         part of the training recordings that is never fitted on: curves, calibration and fusion rest
+                         on it
+    choose               last: the weights at the end; best: those of the epoch with the best cmAP on that part
+    patience             with `best`: epochs without a better cmAP before training stops
+    select_windows       windows a recording of that part is judged by, at most
     """
 
     kind: str
     network: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "auto"
-    epochs: int = 40
+    epochs: int = 20
+    min_steps: int = 600
     crops_per_recording: int = 2
     batch_size: int = 16
+    accumulate: int = 1
+    precision: str = "32-true"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warmup_share: float = 0.1
-    mixup_alpha: float = 0.4
+    ema_decay: float = 0.99
+    loss: LossSettings = field(default_factory=LossSettings)
+    mixup: MixSettings = field(default_factory=MixSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    sampling: str = "uniform"
+    loud_crops: float = 0.5
     secondary_weight: float = 1.0
+    select_share: float = 0.15
+    choose: str = "last"
     patience: int = 12
     select_windows: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "crops_per_recording", "batch_size", "patience", "select_windows"):
+        for name in ("epochs", "crops_per_recording", "batch_size", "accumulate", "patience", "select_windows"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.batch_size < 2:
             raise InputError("batch_size=1 leaves nothing to mix or to normalise over; use 2 or more.")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.mixup_alpha < 0:
-            raise InputError("learning_rate must be above 0; weight_decay and mixup_alpha at least 0.")
-        if not 0 <= self.secondary_weight <= 1 or not 0 <= self.warmup_share < 1:
-            raise InputError("secondary_weight must lie in 0..1 and warmup_share in 0..1 (1 excluded).")
+        if self.min_steps < 0:
+            raise InputError(f"min_steps={self.min_steps} must be 0 (epochs decide) or more.")
+        if not self.learning_rate > 0 or self.weight_decay < 0:
+            raise InputError("learning_rate must be above 0; weight_decay at least 0.")
+        for name, most in (("secondary_weight", 1.0), ("loud_crops", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InputError(f"{name}={getattr(self, name)} must lie in 0..{most:g}.")
+        for name in ("warmup_share", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must lie in 0..1 (1 excluded).")
+        if not 0 <= self.select_share <= 0.5:
+            raise InputError(f"select_share={self.select_share} must lie in 0..0.5.")
+        for name, allowed in (("sampling", SAMPLINGS), ("choose", CHOICES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(f"{name}={getattr(self, name)!r} is not known; choose {', '.join(allowed)}.")
+        if self.choose == "best" and self.select_share == 0:
+            raise InputError(
+                "choose=best needs recordings to choose by, but select_share=0; set one of them otherwise."
+            )
+        object.__setattr__(self, "network", self._network_for_the_loss())
+
+    def _network_for_the_loss(self) -> dict[str, Any]:
+        """The network's settings with the last layer that the loss reads."""
+        network = dict(self.network)
+        for name in ("classifier", "output"):
+            needed = getattr(self.loss.kind, name)
+            if network.setdefault(name, needed) != needed:
+                raise InputError(
+                    f"network.{name}={network[name]} contradicts loss.name={self.loss.name}, which needs {needed}; "
+                    f"leave network.{name} out."
+                )
+        return network
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TrainingSettings:
+        """From plain JSON or YAML values. Raises InputError that names a wrong or unknown setting."""
+        return from_fields(cls, value, "recipe")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, from which `from_json` makes the same settings."""
+        return asdict(self)
+
+    def n_batches(self, n_recordings: int) -> int:
+        """Batches of an epoch: whole ones, but a set smaller than a batch is one."""
+        return max(1, n_recordings * self.crops_per_recording // self.batch_size)
+
+    def n_epochs(self, n_recordings: int) -> int:
+        """Epochs, more than `epochs` where `min_steps` needs them."""
+        steps = math.ceil(self.n_batches(n_recordings) / self.accumulate)
+        return max(self.epochs, math.ceil(self.min_steps / steps))
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training came to."""
+    """What a training came to.
+
+    best_cmap   of the chosen epoch, on the recordings that were not fitted on; None when there were none
+    data_wait   share of the training's time in which the network waited for windows
+    """
 
     out: str
     labels: tuple[str, ...]
@@ -63,8 +139,9 @@ class TrainingSummary:
     n_select: int
     epochs: int
     best_epoch: int
-    best_cmap: float
+    best_cmap: float | None
     minutes: float
+    data_wait: float = 0.0
     problems: tuple[str, ...] = ()
 
 
@@ -73,7 +150,7 @@ def finished_training(out: Path, settings: TrainingSettings, split: Split) -> Tr
     if not (out / "settings.json").is_file():
         return None
     stored = read_json(out / "settings.json", what="training settings")
-    asked = {**asdict(settings), "split": split.to_json()}
+    asked = _plain({**settings.to_json(), "split": split.to_json()})
     differing = [name for name in asked if stored.get(name) != asked[name]]
     if differing:
         named = "; ".join(f"{name}: {stored.get(name)!r} there, {asked[name]!r} asked" for name in differing)
@@ -82,3 +159,10 @@ def finished_training(out: Path, settings: TrainingSettings, split: Split) -> Tr
         return None
     summary = read_json(out / "summary.json", what="training summary")
     return TrainingSummary(**{**summary, "labels": tuple(summary["labels"]), "problems": tuple(summary["problems"])})
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON gives them back."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

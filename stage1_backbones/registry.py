@@ -26,7 +26,6 @@ __all__ = [
     "find_backbone",
     "list_backbones",
     "load_backbone",
-    "recipe_of",
 ]
 
 
@@ -95,12 +94,6 @@ def list_backbones() -> list[BackboneKind]:
 def create_network(kind: str, settings: Mapping[str, Any], n_labels: int, weights: str = "auto") -> TrainableNetwork:
     """Build a network to train. Raises InputError for a kind that is unknown or frozen."""
     return import_module(_trainable(kind).module).create(settings, n_labels, weights)
-
-
-def recipe_of(kind: str) -> Mapping[str, Any]:
-    """Training settings in which a kind differs from the common ones. Raises InputError as `create_network` does."""
-    known = _trainable(kind)
-    return import_module(known.module).RECIPE
 
 
 def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,29 @@ from torch import Tensor, nn
 
 from embeddings.errors import InputError
 
-__all__ = ["PictureFrontEnd", "PictureSettings", "VggishFrontEnd", "VggishSettings", "vggish_mel_matrix"]
+__all__ = [
+    "CONTRASTS",
+    "PictureFrontEnd",
+    "PictureSettings",
+    "VggishFrontEnd",
+    "VggishSettings",
+    "pcen",
+    "vggish_mel_matrix",
+]
+
+CONTRASTS = ("window", "spread", "band", "pcen")
+_PCEN_TIME_S, _PCEN_GAIN, _PCEN_BIAS, _PCEN_POWER, _PCEN_EPS = 0.4, 0.98, 2.0, 0.5, 1e-6
 
 
 @dataclass(frozen=True)
 class PictureSettings:
     """Numbers of the log-mel picture; they are part of a backbone's fingerprint.
 
+    low_hz  lowest frequency; raised, it is a high-pass
     top_db  pixels further below the window's loudest one are lifted to it
+    contrast  window: dB, standardised, then stretched to 0..1; spread: mean .5, deviation .25, however far the
+            extremes lie; band: as spread, each mel band's mean over the window taken out before, which removes steady
+            noise; pcen: as spread, per-channel energy normalisation instead of dB
     amin    smallest mel power that is told from silence
     eps     keeps standardising and scaling finite on digital silence
     """
@@ -34,9 +50,12 @@ class PictureSettings:
     top_db: float = 80.0
     amin: float = 1e-10
     eps: float = 1e-6
+    contrast: str = "window"
 
     def __post_init__(self) -> None:
         _require_positive(self, "sample_rate_hz", "n_fft", "hop_samples", "n_mels", "high_hz", "top_db", "amin", "eps")
+        if self.contrast not in CONTRASTS:
+            raise InputError(f"network.picture.contrast={self.contrast!r} is not known; choose {', '.join(CONTRASTS)}.")
         _require_band(self.low_hz, self.high_hz, self.sample_rate_hz)
 
     def n_frames(self, n_samples: int) -> int:
@@ -113,7 +132,9 @@ class _FrontEnd(nn.Module):
             )
         waveforms = waveforms.to(self.window.dtype)
         with torch.autocast(device_type=waveforms.device.type, enabled=False):
-            if waveforms.device.type != "cpu" or len(waveforms) < 2:
+            if not len(waveforms):  # some transforms refuse an empty batch
+                return spectrum_of(waveforms.new_zeros(1, waveforms.shape[1]))[:0]
+            if waveforms.device.type != "cpu" or len(waveforms) == 1:
                 return spectrum_of(waveforms)
             return torch.cat([spectrum_of(one) for one in waveforms.split(1)])
 
@@ -166,10 +187,17 @@ class PictureFrontEnd(_FrontEnd):
 
     def picture_of(self, mel_power: Tensor) -> Tensor:
         """mel_power : (n, n_mels, frames).  Returns the pictures (n, 1, n_mels, frames) in [0, 1]."""
-        decibels = self._db_of(mel_power)
+        if self.settings.contrast == "pcen":
+            decibels = pcen(mel_power * 2.0**31, self.settings.hop_samples / self.settings.sample_rate_hz)
+        else:
+            decibels = self._db_of(mel_power)
+        if self.settings.contrast == "band":
+            decibels = decibels - decibels.mean(dim=2, keepdim=True)
         mean = decibels.mean(dim=(1, 2), keepdim=True)
         deviation = (decibels - mean).square().mean(dim=(1, 2), keepdim=True).sqrt()
         picture = (decibels - mean) / (deviation + self.settings.eps)
+        if self.settings.contrast != "window":
+            return (0.5 + 0.25 * picture).unsqueeze(1)
         low = picture.amin(dim=(1, 2), keepdim=True)
         high = picture.amax(dim=(1, 2), keepdim=True)
         return ((picture - low) / (high - low).clamp_min(self.settings.eps)).unsqueeze(1)
@@ -227,6 +255,25 @@ class VggishFrontEnd(_FrontEnd):
         frames = waveforms.unfold(-1, settings.window_samples, settings.hop_samples) * self.window
         magnitude = torch.fft.rfft(frames, n=settings.n_fft).abs()
         return torch.log(magnitude @ self.mel + settings.log_offset).float()
+
+
+def pcen(mel_power: Tensor, frame_s: float) -> Tensor:
+    """Per-channel energy normalisation: each band divided by its own slow loudness, then compressed.
+
+    mel_power : (n, n_mels, n_frames), scaled as from 32-bit integers;  frame_s : seconds from frame to frame
+    Returns the same shape.
+    Source: Wang et al. 2017, "Trainable Frontend"; smoothing and defaults as in librosa.pcen.
+    """
+    t_frames = _PCEN_TIME_S / frame_s
+    b = (math.sqrt(1 + 4 * t_frames**2) - 1) / (2 * t_frames**2)
+    # The recursive smoother m[t] = (1 - b) m[t-1] + b x[t], from m[-1] = x[0], as one product: no loop over frames.
+    steps = torch.arange(mel_power.shape[2], device=mel_power.device, dtype=torch.float64)
+    lag = steps[None, :] - steps[:, None]
+    smoother = torch.where(lag >= 0, b * (1 - b) ** lag.clamp_min(0), torch.zeros_like(lag))
+    smoother[0] = (1 - b) ** steps
+    smooth = mel_power @ smoother.to(mel_power.dtype)
+    gained = mel_power / (_PCEN_EPS + smooth).pow(_PCEN_GAIN)
+    return (gained + _PCEN_BIAS).pow(_PCEN_POWER) - _PCEN_BIAS**_PCEN_POWER
 
 
 def _filled_parts(mel: np.ndarray) -> list[tuple[slice, slice]]:

@@ -94,9 +94,9 @@ class TrainedBackbone:
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Probabilities of its own classifier. vectors : (n, dim) float32.  Returns float32 (n, len(labels))."""
         with torch.inference_mode():
-            weight = self.network.classifier.weight.detach().cpu()
-            bias = self.network.classifier.bias.detach().cpu()
-            return torch.sigmoid(torch.from_numpy(vectors) @ weight.T + bias).numpy()
+            device = next(self.network.classifier.parameters()).device
+            logits = self.network.classifier(torch.from_numpy(vectors).to(device))
+            return self.network.scores_of(logits.cpu()).float().numpy()
 
     def save(self, folder: Path) -> None:
         """Write backbone.json, weights.safetensors and heard.json."""

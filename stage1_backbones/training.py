@@ -1,39 +1,81 @@
-"""The recipe: binary cross-entropy and mixup on random windows, the best epoch by cmAP on an inner slice."""
+"""The recipe: windows drawn and varied, mixed, judged species by species; weights averaged over the last steps."""
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch.nn.functional import binary_cross_entropy_with_logits
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from embeddings.contract import Heard
 from embeddings.errors import InputError
 from embeddings.files import write_json
-from embeddings.recordings import Recording
+from embeddings.recordings import Recording, is_no_call
 from embeddings.splits import Split, inner_slice
-from stage1_backbones.crops import Crops, FixedWindows, RandomWindows
+from stage1_backbones.batches import BatchMaker, TrainingBatches, TrainingLoader
+from stage1_backbones.crops import Crops, FixedWindows
 from stage1_backbones.history import History, draw_curves
-from stage1_backbones.mixup import mix
 from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.recipe import TrainingSettings, TrainingSummary, finished_training
 from stage1_backbones.registry import create_network
 from stage1_backbones.runtime import keep_large_blocks, quiet_lightning
+from stage1_backbones.task import Scorer, Task, seed_torch
 from stage1_backbones.trained import TrainedBackbone
 
-__all__ = ["TrainingSettings", "TrainingSummary", "train"]
+__all__ = ["TrainingPlan", "TrainingSettings", "TrainingSummary", "plan_training", "seconds_a_step", "train"]
 
-Scorer = Callable[[np.ndarray, np.ndarray], float]
-"""(truth (n, n_labels) of {0, 1}, scores (n, n_labels) float64 in [0, 1)) -> a figure to maximise."""
+_LOOKS = 20  # at the recordings kept apart, over a training
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training would do, known before any audio is decoded.
+
+    labels       the classes;  fit, select: recordings that are fitted on, and those kept apart
+    n_epochs, n_steps   how long;  judge_every: epochs between two looks at the recordings kept apart
+    """
+
+    labels: tuple[str, ...]
+    fit: tuple[Recording, ...]
+    select: tuple[Recording, ...]
+    n_epochs: int
+    n_steps: int
+    judge_every: int
+
+
+def plan_training(recordings: Sequence[Recording], settings: TrainingSettings) -> TrainingPlan:
+    """Divide recordings and count epochs and steps.
+
+    Raises InputError when too little is there to train on.
+    """
+    labels = tuple(sorted({r.primary_label for r in recordings if not is_no_call(r.primary_label)}))
+    fit, select = list(recordings), list[Recording]()
+    if settings.select_share:
+        fit, select = inner_slice(recordings, settings.seed, settings.select_share)
+    if len(labels) < 2 or (settings.select_share and not select):
+        raise InputError(
+            f"{len(recordings)} training recordings of {len(labels)} labels are too few: two labels are needed, and "
+            f"at least one label with two recordings, so that some can be kept apart (select_share=0 keeps none)."
+        )
+    n_epochs = settings.n_epochs(len(fit))
+    most = 1 if settings.choose == "best" else max(1, n_epochs // _LOOKS)
+    return TrainingPlan(
+        labels=labels,
+        fit=tuple(fit),
+        select=tuple(select),
+        n_epochs=n_epochs,
+        n_steps=n_epochs * math.ceil(settings.n_batches(len(fit)) / settings.accumulate),
+        judge_every=max(every for every in range(1, most + 1) if n_epochs % every == 0),
+    )
 
 
 def train(
@@ -45,12 +87,13 @@ def train(
     scorer: Scorer,
     name: str = "",
     device: str = "cpu",
-    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    on_epoch: Callable[[Mapping[str, float | None]], None] | None = None,
 ) -> TrainingSummary:
     """Train a backbone on `recordings`, all of the training side of `split`.
 
-    An inner slice of them chooses the epoch; both parts are recorded as heard. The same call goes on after a kill
-    and gives the same weights as an uninterrupted run; after a finished training it returns the summary.
+    A part of them is kept apart (`select_share`): it is judged by, and chooses the epoch if so asked. The same call
+    goes on after a kill and gives the same weights as an uninterrupted run; after a finished training it returns the
+    summary.
     Writes backbone.json, weights.safetensors, heard.json, settings.json, metrics.csv, curves.png, summary.json.
     Raises InputError when `out` holds another training, or too little is left to train on.
     """
@@ -60,155 +103,134 @@ def train(
         return finished
     began = time.monotonic()
     keep_large_blocks()
-    fit_recordings, select_recordings = inner_slice(recordings, settings.seed)
-    labels = tuple(sorted({r.primary_label for r in recordings}))
-    if len(labels) < 2 or not select_recordings:
-        raise InputError(
-            f"{len(recordings)} training recordings of {len(labels)} labels are too few: two labels are needed, and "
-            f"at least one label with two recordings, so that an inner slice can choose the epoch."
-        )
-    _seed(settings.seed, -1)
-    network = create_network(settings.kind, settings.network, len(labels), settings.weights)
-    fit = Crops(fit_recordings, network.sample_rate_hz, network.window_s)
-    select = Crops(select_recordings, network.sample_rate_hz, network.window_s)
-    if not len(fit) or not len(select):
+    plan = plan_training(recordings, settings)
+    seed_torch(settings.seed, -1)
+    network = create_network(settings.kind, settings.network, len(plan.labels), settings.weights)
+    maker = BatchMaker(network, settings)
+    fit = Crops(plan.fit, network.sample_rate_hz, network.window_s)
+    select = Crops(plan.select, network.sample_rate_hz, network.window_s)
+    if not len(fit) or (plan.select and not len(select)):
         raise InputError(
             f"nothing to train on is left after decoding: {' '.join((*fit.problems, *select.problems)[:5])}"
         )
-    write_json(out / "settings.json", {**asdict(settings), "split": split.to_json()})
+    write_json(out / "settings.json", {**settings.to_json(), "split": split.to_json()})
 
-    task = _Task(network, fit, select, labels, settings, scorer)
+    fit_targets = _targets(fit.recordings, plan.labels, settings.secondary_weight)
+    on_cpu = device == "cpu"
+    _start_at_base_rates(network, fit_targets.mean(axis=0))
+    task = Task(
+        network,
+        settings,
+        fit_targets=fit_targets,
+        select_targets=_targets(select.recordings, plan.labels, 1.0),
+        n_steps=plan.n_steps,
+        scorer=scorer,
+        maker=None if on_cpu else maker,
+    )
     history = History(out / "metrics.csv", on_epoch)
+    choose_best = settings.choose == "best"
     checkpoints = ModelCheckpoint(
         dirpath=out / "resume",
         filename="best",
-        monitor="select_cmap",
+        monitor="select_cmap" if choose_best else None,
         mode="max",
         save_last=True,
+        every_n_epochs=plan.judge_every,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    patience = EarlyStopping("select_cmap", mode="max", patience=settings.patience, check_on_train_epoch_end=True)
+    callbacks: list[Callback] = [history, checkpoints, *_progress_bar()]
+    if settings.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=settings.ema_decay))
+    if choose_best:
+        callbacks.append(
+            EarlyStopping("select_cmap", mode="max", patience=settings.patience, check_on_train_epoch_end=True)
+        )
+    judged = DataLoader(FixedWindows(select, select.fixed(settings.select_windows)), batch_size=settings.batch_size)
     with quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.split(":")[0], device.split(":")[0]),
             devices=1,
-            max_epochs=settings.epochs,
-            callbacks=[history, patience, checkpoints, *_progress_bar()],
+            precision=settings.precision,  # type: ignore[arg-type]
+            max_epochs=plan.n_epochs,
+            accumulate_grad_batches=settings.accumulate,
+            check_val_every_n_epoch=plan.judge_every,
+            limit_val_batches=None if plan.select else 0,
+            callbacks=callbacks,
             logger=False,
             enable_progress_bar=sys.stderr.isatty(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
             default_root_dir=out,
         )
-        trainer.fit(task, ckpt_path=_last_sound_checkpoint(out / "resume"), weights_only=True)
-        best = torch.load(checkpoints.best_model_path, map_location="cpu", weights_only=True)
-    task.load_state_dict(best["state_dict"])
+        batches = TrainingBatches(fit, fit_targets, settings, maker if on_cpu else None)
+        checkpoint, first_epoch = _last_sound_checkpoint(out / "resume")
+        # After a resume the loop draws its first batches before it has counted on.
+        loader = TrainingLoader(batches, lambda: max(first_epoch, task.current_epoch))
+        trainer.fit(task, loader, judged, ckpt_path=checkpoint, weights_only=True)
+        chosen = out / "resume/best.ckpt" if choose_best else _last_sound_checkpoint(out / "resume")[0]
+        assert chosen is not None  # the last epoch wrote it
+        task.load_state_dict(torch.load(chosen, map_location="cpu", weights_only=True)["state_dict"])
 
-    best_epoch = max(history.rows, key=lambda row: (row["select_cmap"], -row["epoch"]))
+    rows = history.rows
+    looks = [row for row in rows if row["select_cmap"] is not None]
+    best = max(looks, key=lambda row: (row["select_cmap"] or 0.0, -(row["epoch"] or 0))) if choose_best else rows[-1]
     summary = TrainingSummary(
         out=str(out),
-        labels=labels,
+        labels=plan.labels,
         n_fit=len(fit),
         n_select=len(select),
-        epochs=len(history.rows),
-        best_epoch=int(best_epoch["epoch"]),
-        best_cmap=best_epoch["select_cmap"],
+        epochs=len(rows),
+        best_epoch=int(best["epoch"] or 0),
+        best_cmap=best["select_cmap"],
         minutes=round((time.monotonic() - began) / 60, 2),
+        data_wait=round(float(np.mean([row["data_wait"] or 0.0 for row in rows])), 4),
         problems=(*fit.problems, *select.problems),
     )
-    draw_curves(history.rows, summary.best_epoch, f"{settings.kind}, {len(labels)} labels", out / "curves.png")
+    draw_curves(rows, summary.best_epoch, f"{settings.kind}, {len(plan.labels)} labels", out / "curves.png")
     backbone = TrainedBackbone(
         network.cpu(),
         name=name or settings.kind,
-        labels=labels,
-        heard=_heard(fit.recordings, select.recordings),
+        labels=plan.labels,
+        heard=_heard(fit.recordings, select.recordings if choose_best else []),
         split=split,
-        provenance={"training": asdict(settings), "best_epoch": summary.best_epoch, "torch": torch.__version__},
+        provenance={"training": settings.to_json(), "best_epoch": summary.best_epoch, "torch": torch.__version__},
     )
     write_json(out / "summary.json", asdict(summary))
     backbone.save(out)  # backbone.json comes last: with it the training counts as finished
+    shutil.rmtree(out / "resume", ignore_errors=True)  # many times the size of the weights
     return summary
 
 
-class _Task(LightningModule):
-    """The network, its loss and its judge, in Lightning's words."""
+def seconds_a_step(settings: TrainingSettings, n_labels: int, n_timed: int = 2) -> float:
+    """How long a step of this training takes on this machine's CPU, by taking a few on noise.
 
-    def __init__(
-        self,
-        network: TrainableNetwork,
-        fit: Crops,
-        select: Crops,
-        labels: Sequence[str],
-        settings: TrainingSettings,
-        scorer: Scorer,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self._fit, self._select, self._settings, self._scorer = fit, select, settings, scorer
-        self._fit_targets = _targets(fit.recordings, labels, settings.secondary_weight)
-        self._select_targets = _targets(select.recordings, labels, 1.0)
-        self._places = select.fixed(settings.select_windows)
-        self._judged: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._epoch_began = 0.0
+    Its pictures are drawn between the steps, not ahead of them, so that a training is a little faster.
+    """
+    keep_large_blocks()
+    network = create_network(settings.kind, settings.network, n_labels, "none").train()
+    optimizer = torch.optim.AdamW(network.parameters())
+    waveforms = 0.1 * torch.randn(settings.batch_size, round(network.window_s * network.sample_rate_hz))
+    began = time.monotonic()
+    for step in range(n_timed + 1):
+        if step == 1:  # the first one also allocates
+            began = time.monotonic()
+        network(waveforms).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return (time.monotonic() - began) / n_timed * settings.accumulate
 
-    def configure_optimizers(self) -> Any:
-        s = self._settings
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay)
-        steps = s.epochs * _n_batches(len(self._fit) * s.crops_per_recording, s.batch_size)
-        warmup = max(1, round(s.warmup_share * steps))
 
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + float(np.cos(np.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))))
+def _start_at_base_rates(network: TrainableNetwork, class_shares: np.ndarray) -> None:
+    """Let scores begin at how often each class occurs instead of at one half, which takes many steps to unlearn.
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def train_dataloader(self) -> DataLoader:
-        s = self._settings
-        return DataLoader(
-            RandomWindows(self._fit, self._fit_targets, s.crops_per_recording, s.seed, self.current_epoch),
-            batch_size=s.batch_size,
-            drop_last=_n_batches(len(self._fit) * s.crops_per_recording, s.batch_size) > 1,
-        )
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(FixedWindows(self._select, self._places), batch_size=self._settings.batch_size)
-
-    def on_train_epoch_start(self) -> None:
-        # Everything that draws starts anew each epoch, so that a resumed epoch draws what it would have drawn.
-        _seed(self._settings.seed, self.current_epoch)
-        self._epoch_began = time.monotonic()
-
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        waveforms, targets = batch
-        inputs, targets = mix(self.network.inputs(waveforms), targets, self._settings.mixup_alpha)
-        loss = binary_cross_entropy_with_logits(self.network.logits_of(inputs), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(targets))
-        return loss
-
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        waveforms, recording = batch
-        self._judged.append((recording.cpu(), self.network(waveforms).double().cpu()))
-
-    def on_validation_epoch_end(self) -> None:
-        recording = torch.cat([r for r, _ in self._judged]).numpy()
-        logits = torch.cat([x for _, x in self._judged])
-        self._judged.clear()
-        truth = self._select_targets
-        loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(truth[recording]).double())
-        # float64: in float32 a sigmoid of 17 is already 1.0, and padded cmAP refuses ties with its padding.
-        windows = np.minimum(torch.sigmoid(logits).numpy(), 1 - 2.0**-53)
-        sums = np.zeros(truth.shape)
-        np.add.at(sums, recording, windows)
-        scores = sums / np.bincount(recording, minlength=len(truth))[:, None]
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        seconds = time.monotonic() - self._epoch_began
-        figures = {"select_loss": float(loss), "select_cmap": self._scorer(truth, scores), "learning_rate": rate}
-        self.log_dict({**figures, "seconds": seconds}, prog_bar=False)
+    Source: the prior initialisation of Lin et al. 2017, "Focal Loss for Dense Object Detection".
+    """
+    bias = getattr(network.classifier, "bias", None)
+    if bias is not None and network.output == "sigmoid":
+        shares = torch.from_numpy(class_shares).clamp(1e-3, 0.5)
+        with torch.no_grad():
+            bias.copy_(torch.log(shares / (1 - shares)))
 
 
 def _targets(recordings: Sequence[Recording], labels: Sequence[str], secondary_weight: float) -> np.ndarray:
@@ -218,7 +240,8 @@ def _targets(recordings: Sequence[Recording], labels: Sequence[str], secondary_w
         for label in recording.secondary_labels:
             if label in column:
                 row[column[label]] = secondary_weight
-        row[column[recording.primary_label]] = 1.0
+        if recording.primary_label in column:  # a recording without a call is of no class
+            row[column[recording.primary_label]] = 1.0
     return targets
 
 
@@ -230,24 +253,17 @@ def _heard(fit: Sequence[Recording], select: Sequence[Recording]) -> Heard:
     )
 
 
-def _last_sound_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that loads: a kill may have torn the last one."""
+def _last_sound_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The newest checkpoint that loads, and the epoch that follows it: a kill may have torn the last one.
+
+    Without a choice of the best, best.ckpt is written at each look too, right before last.ckpt.
+    """
     for name in ("last.ckpt", "best.ckpt"):
         try:
-            torch.load(folder / name, map_location="cpu", weights_only=True)
-            return folder / name
+            return folder / name, torch.load(folder / name, map_location="cpu", weights_only=True)["epoch"] + 1
         except Exception:  # absent, torn or foreign: each has an error of its own
             continue
-    return None
-
-
-def _seed(seed: int, epoch: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence((seed, epoch + 1)).generate_state(1)[0]))
-
-
-def _n_batches(n_windows: int, batch_size: int) -> int:
-    """Whole batches of an epoch; a set smaller than a batch is one batch."""
-    return max(1, n_windows // batch_size)
+    return None, 0
 
 
 def _progress_bar() -> list[Callback]:

@@ -10,13 +10,11 @@ import torch
 from torch import nn
 
 from embeddings.errors import InputError
-from stage1_backbones.network import TrainableNetwork
+from embeddings.settings import from_fields
+from stage1_backbones.network import OUTPUTS, TrainableNetwork, make_classifier, require_one_of
 from stage1_backbones.spectrogram import VggishFrontEnd, VggishSettings
 
-__all__ = ["RECIPE", "WIDTHS", "VggishBigru", "VggishBigruSettings", "create"]
-
-# From random weights it needs several times the steps of a fine-tune; it is light enough to take them.
-RECIPE = {"crops_per_recording": 4}
+__all__ = ["WIDTHS", "VggishBigru", "VggishBigruSettings", "create"]
 
 # Channels of each convolution; a tuple is a stage, and a max-pooling ends it.
 WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -27,21 +25,27 @@ WIDTHS: dict[str, tuple[tuple[int, ...], ...]] = {
 
 @dataclass(frozen=True)
 class VggishBigruSettings:
-    """`width` is "light" or "original" (VGGish's own channels, without its dense layers)."""
+    """width       light, or original: VGGish's own channels, without its dense layers
+    classifier  linear or cosine     output  sigmoid or softmax, from logits to scores
+    """
 
     width: str = "light"
     window_s: float = 5.0
     patch_dim: int = 128
     gru_dim: int = 128
+    classifier: str = "linear"
+    output: str = "sigmoid"
     front_end: VggishSettings = field(default_factory=VggishSettings)
 
     def __post_init__(self) -> None:
+        require_one_of("output", self.output, OUTPUTS)
         if self.width not in WIDTHS:
             raise InputError(f"--width {self.width} is not known; choose {' or '.join(WIDTHS)}.")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> VggishBigruSettings:
-        return cls(**{**value, "front_end": VggishSettings(**value.get("front_end", {}))})
+        front_end = from_fields(VggishSettings, value.get("front_end", {}), "network.front_end")
+        return from_fields(cls, {**value, "front_end": front_end}, "network")
 
 
 class VggishBigru(TrainableNetwork):
@@ -74,7 +78,8 @@ class VggishBigru(TrainableNetwork):
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.shrink = nn.Conv2d(channels, settings.patch_dim, 1)
         self.gru = nn.GRU(settings.patch_dim, settings.gru_dim, batch_first=True, bidirectional=True)
-        self.classifier = nn.Linear(self.dim, n_labels)
+        self.output = settings.output
+        self.classifier = make_classifier(settings.classifier, self.dim, n_labels)
 
     def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs : (n, n_patches, 96, 64) log-mel.  Returns (n, dim)."""
@@ -84,6 +89,17 @@ class VggishBigru(TrainableNetwork):
         steps = maps.mean(dim=(2, 3)).reshape(n, n_patches, -1)
         states, _ = self.gru(steps)
         return states.mean(dim=1)
+
+    def pictures_of(self, inputs: torch.Tensor) -> torch.Tensor:
+        n, _, _, n_mels = inputs.shape
+        return inputs.view(n, -1, n_mels).transpose(1, 2)
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Each stage of convolutions (its max-pooling), the patches' vectors and the recurrent layer's states."""
+        poolings = [m for m in self.convolutions if isinstance(m, nn.MaxPool2d)]
+        stages: dict[str, nn.Module] = {f"convolutions.{i}": pooling for i, pooling in enumerate(poolings)}
+        return {**stages, "patches": self.shrink, "gru": self.gru}
 
     def settings_json(self) -> dict[str, Any]:
         return asdict(self.settings)

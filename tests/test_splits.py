@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
-from embeddings.splits import Split, inner_slice, join_splits, make_split
+from embeddings.splits import Split, inner_slice, join_splits, k_fold_split, make_split
 
 
 def recording(i: int, label: str = "a", **more: str) -> Recording:
@@ -77,3 +77,61 @@ def test_backbones_of_different_splits_are_not_mixed_unless_asked():
     with pytest.raises(InputError, match="--mix-splits"):
         join_splits({"one": one, "other": other})
     assert join_splits({"one": one, "other": other}, mixed=True) == {"r1": "train", "r2": "valid"}
+
+
+def folds_of(recordings, folds, **more):
+    """Fold number of every recording, from which side it is on in each fold."""
+    splits = [k_fold_split(recordings, folds=folds, fold=i + 1, **more) for i in range(folds)]
+    numbers = {}
+    for number, split in enumerate(splits):
+        for name, side in split.assignments.items():
+            if side == "valid":
+                assert name not in numbers  # each recording is held out once
+                numbers[name] = number
+    assert len(numbers) == len(recordings)
+    return numbers
+
+
+@given(st.integers(2, 5), st.integers(0, 3), st.randoms())
+def test_k_folds_spread_labels_evenly_whatever_the_order_of_the_table(folds, seed, random):
+    recordings = [recording(i, "ab"[i % 2]) for i in range(23)]
+    numbers = folds_of(recordings, folds, seed=seed)
+    for label in "ab":
+        counts = [sum(numbers[r.recording] == f for r in recordings if r.primary_label == label) for f in range(folds)]
+        assert max(counts) - min(counts) <= 1
+    shuffled = list(recordings)
+    random.shuffle(shuffled)
+    assert folds_of(shuffled, folds, seed=seed) == numbers
+
+
+def test_k_folds_keep_authors_and_always_sources_and_xeno_canto_ids_together():
+    recordings = [
+        recording(i, "ab"[i % 2], author=f"author {i % 7}", source=f"source {i % 11}" if i < 11 else "")
+        for i in range(60)
+    ]
+    numbers = folds_of(recordings, 3, group="author")
+    for key in ("author", "source"):
+        for value in {getattr(r, key) for r in recordings} - {""}:
+            assert len({numbers[r.recording] for r in recordings if getattr(r, key) == value}) == 1
+
+
+def test_a_label_that_some_fold_could_not_train_is_named():
+    recordings = [*(recording(i, "common") for i in range(9)), recording(20, "rare")]
+    with pytest.raises(InputError, match="1 labels would have no recording to train on in some fold: rare"):
+        k_fold_split(recordings, folds=3, fold=1)
+    by_one_author = [recording(i, "ab"[i % 2], author="one") for i in range(9)]
+    with pytest.raises(InputError, match="once recordings of one author are kept together"):
+        k_fold_split(by_one_author, folds=3, fold=1, group="author")
+
+
+def test_folds_that_make_no_sense_and_columns_that_do_not_exist_are_refused():
+    recordings = [recording(i, "ab"[i % 2]) for i in range(9)]
+    with pytest.raises(InputError, match="fold 4 of 3"):
+        k_fold_split(recordings, folds=3, fold=4)
+    with pytest.raises(InputError, match="author"):
+        k_fold_split(recordings, folds=3, fold=1, group="weather")
+
+
+def test_the_share_kept_apart_is_the_share_asked_for():
+    recordings = [recording(i, "ab"[i % 2]) for i in range(80)]
+    assert [len(inner_slice(recordings, 0, share)[1]) for share in (0.1, 0.25)] == [8, 20]

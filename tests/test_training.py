@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from embeddings.errors import InputError
+from embeddings.errors import AudioError, InputError
 from embeddings.files import content_hash
 from embeddings.recordings import Recording
 from embeddings.splits import make_split
+from stage1_backbones.augment import AugmentSettings
+from stage1_backbones.mixup import MixSettings
 
 RATE_HZ = 16_000
 
@@ -47,7 +49,7 @@ def present_cmap(truth, scores):
 def settings(**changes):
     from stage1_backbones.recipe import TrainingSettings
 
-    small = TrainingSettings(kind="vggish_bigru", epochs=3, crops_per_recording=1, batch_size=4, patience=9)
+    small = TrainingSettings(kind="vggish_bigru", epochs=3, min_steps=0, crops_per_recording=1, batch_size=4)
     return replace(small, **changes)
 
 
@@ -81,13 +83,13 @@ def test_it_learns_and_leaves_all_that_a_user_looks_for(trained, recordings):
     assert len(rows) == 3
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert summary.best_cmap > 0.9
+    assert 0 <= summary.data_wait < 1
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     backbone = load_backbone(out)
     assert backbone.labels == ("high", "low")
     heard = backbone.heard
-    assert heard.trained_on | heard.selected_on == {r.recording for r in recordings}
-    assert len(heard.selected_on) == summary.n_select > 0
-    assert not heard.trained_on & heard.selected_on
+    assert not heard.selected_on  # nothing was chosen by the recordings kept apart: they stay unheard
+    assert len(heard.trained_on) == summary.n_fit == len(recordings) - summary.n_select < len(recordings)
 
 
 def test_the_same_call_again_changes_nothing_and_another_is_refused(trained, recordings):
@@ -99,13 +101,17 @@ def test_the_same_call_again_changes_nothing_and_another_is_refused(trained, rec
         run(recordings, out, settings(learning_rate=0.5))
 
 
+# The process stands still once it has reported its last epoch, however fast the machine: what is kept then is whole
+# up to the epoch before.
 KILLED = """
-import sys
+import sys, time
 sys.path.insert(0, {tests!r})
 from test_training import *
 recordings = tones(Path({audio!r}))
 def on_epoch(row):
     print("epoch", int(row["epoch"]), flush=True)
+    if row["epoch"] == {last_epoch}:
+        time.sleep(600)
 import torch
 torch.set_num_threads({threads})
 run(recordings, Path({out!r}), settings(), on_epoch=on_epoch)
@@ -117,25 +123,20 @@ def test_a_training_killed_twice_ends_with_the_weights_of_an_uninterrupted_one(t
     import torch
 
     out = tmp_path / "killed"
-    code = KILLED.format(
-        tests=str(Path(__file__).parent),
-        audio=str(recordings[0].path.parent),
-        out=str(out),
-        threads=torch.get_num_threads(),
-    )
-    for last_line in ("epoch 1", "epoch 2"):
+    for last_epoch in (2, 3):
+        code = KILLED.format(
+            tests=str(Path(__file__).parent),
+            audio=str(recordings[0].path.parent),
+            out=str(out),
+            threads=torch.get_num_threads(),
+            last_epoch=last_epoch,
+        )
         process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == last_line:
-                break
-        # The checkpoint of the epoch is written right after it is reported.
-        deadline = time.monotonic() + 20
-        while not (out / "resume/last.ckpt").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.3)
+        got_there = any(line.strip() == f"epoch {last_epoch}" for line in process.stdout)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+        assert got_there
         assert not (out / "backbone.json").exists()
     torn = out / "resume/last.ckpt"
     torn.write_bytes(torn.read_bytes()[:1000])  # and the last checkpoint is torn on top of it
@@ -143,6 +144,76 @@ def test_a_training_killed_twice_ends_with_the_weights_of_an_uninterrupted_one(t
     whole, summary = trained
     assert weights_of(out) == weights_of(whole)
     assert (resumed.best_epoch, resumed.best_cmap) == (summary.best_epoch, summary.best_cmap)
+
+
+def test_a_last_checkpoint_torn_after_the_last_epoch_costs_nothing(trained, recordings, tmp_path, monkeypatch):
+    from stage1_backbones.trained import TrainedBackbone
+
+    class Killed(Exception):
+        pass
+
+    def killed(self, folder):
+        raise Killed
+
+    out = tmp_path / "torn"
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainedBackbone, "save", killed)
+        with pytest.raises(Killed):
+            run(recordings, out, settings())
+    last = out / "resume/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    resumed = run(recordings, out, settings())
+    whole, summary = trained
+    assert weights_of(out) == weights_of(whole)
+    assert (resumed.epochs, resumed.best_cmap) == (summary.epochs, summary.best_cmap)
+
+
+VARIED = {
+    "choose": "best",
+    "accumulate": 2,
+    "sampling": "inverse_sqrt",
+    "mixup": MixSettings(where="both"),
+    "augment": {"noise_p": 0.5, "cutmix_p": 0.5, "time_mask_p": 0.5},
+}
+
+
+def test_a_varied_training_goes_on_as_if_nothing_had_happened(recordings, tmp_path):
+    beds = AugmentSettings(**VARIED["augment"], background_p=0.5, background_folder=str(recordings[0].path.parent))
+    varied = settings(**{**VARIED, "augment": beds})
+
+    class Stopped(Exception):
+        pass
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise Stopped
+
+    whole = run(recordings, tmp_path / "whole", varied)
+    with pytest.raises(Stopped):
+        run(recordings, tmp_path / "stopped", varied, on_epoch=stop)
+    resumed = run(recordings, tmp_path / "stopped", varied)
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+    assert resumed.best_epoch == whole.best_epoch
+    (tmp_path / "stopped/backbone.json").unlink()  # killed after the last epoch, before the backbone was whole
+    assert run(recordings, tmp_path / "stopped", varied).epochs == 3
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+
+
+def test_without_recordings_kept_apart_all_are_fitted_on_and_the_last_epoch_is_taken(recordings, tmp_path):
+    summary = run(recordings, tmp_path / "out", settings(select_share=0.0, epochs=2))
+    assert (summary.n_fit, summary.n_select, summary.best_epoch) == (len(recordings), 0, 2)
+    assert summary.best_cmap is None
+    with open(tmp_path / "out/metrics.csv") as handle:
+        assert [row["select_cmap"] for row in csv.DictReader(handle)] == ["", ""]
+
+
+def test_what_chose_the_epoch_counts_as_heard(recordings, tmp_path):
+    from stage1_backbones.registry import load_backbone
+
+    summary = run(recordings, tmp_path / "out", settings(choose="best", epochs=2))
+    heard = load_backbone(tmp_path / "out").heard
+    assert len(heard.selected_on) == summary.n_select > 0
+    assert heard.trained_on | heard.selected_on == {r.recording for r in recordings}
 
 
 def test_a_bad_recording_is_named_and_left_out(recordings, tmp_path):
@@ -158,6 +229,37 @@ def test_too_little_to_train_on_is_said_before_anything_starts(recordings, tmp_p
     with pytest.raises(InputError, match="two labels are needed"):
         run([r for r in recordings if r.primary_label == "low"], tmp_path / "out", settings())
     assert not (tmp_path / "out").exists()
+
+
+class Numbered:
+    """Seven batches; the sixth cannot be made."""
+
+    n_batches = 7
+
+    def __getitem__(self, place):
+        if place[1] == 5:
+            raise AudioError("a recording went away")
+        return place
+
+
+def test_batches_come_in_order_until_one_cannot_be_made_and_no_thread_stays():
+    from stage1_backbones.batches import TrainingLoader
+
+    loader = TrainingLoader(Numbered(), lambda: 3)
+    came = []
+
+    def take_all():
+        for batch in loader:
+            came.append(batch)
+
+    with pytest.raises(AudioError, match="went away"):
+        take_all()
+    assert came == [(3, b) for b in range(5)]
+    assert len(loader) == 7
+    left_early = iter(loader)
+    assert next(left_early) == (3, 0)
+    left_early.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 
 
 def test_recordings_beyond_the_memory_budget_give_the_same_windows(recordings):
@@ -182,7 +284,14 @@ def test_a_recording_shorter_than_a_window_is_repeated(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"epochs": 0}, "epochs=0"), ({"batch_size": 1}, "batch_size=1"), ({"mixup_alpha": -1}, "mixup_alpha")],
+    [
+        ({"epochs": 0}, "epochs=0"),
+        ({"batch_size": 1}, "batch_size=1"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"choose": "best", "select_share": 0.0}, "choose=best needs recordings"),
+        ({"network": {"output": "softmax"}}, "contradicts loss.name=bce"),
+        ({"sampling": "fair"}, "uniform, inverse_sqrt, balanced"),
+    ],
 )
 def test_settings_that_make_no_sense_are_refused_where_they_are_made(changes, message):
     with pytest.raises(InputError, match=message):
