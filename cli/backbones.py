@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import backbones_compare
 from cli.common import DeviceOption, DryRunOption, JsonOption, console, make_app, print_names, run, write_summary
 
-app = make_app("Train the networks that hear recordings, and list those that there are.")
+if TYPE_CHECKING:
+    from embeddings.recordings import Catalogue
+    from embeddings.splits import Split
+    from stage1_backbones.recipe import TrainingSettings
+
+app = make_app("Train the networks that hear recordings, compare recipes, and list the backbones that there are.")
 
 
 @app.command()
@@ -23,28 +30,36 @@ def train(
         Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of its block in stores. Default: the kind.")] = "",
-    weights: Annotated[str, typer.Option(help="First weights: auto (ImageNet), none, or a file.")] = "auto",
+    weights: Annotated[str, typer.Option(help="First weights: auto (ImageNet; the default), none, or a file.")] = "",
     model: Annotated[str, typer.Option(help="efficientnet: any timm EfficientNet.")] = "",
     width: Annotated[str, typer.Option(help="vggish_bigru: light or original.")] = "",
-    epochs: Annotated[int | None, typer.Option(help="Most epochs.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="default, plain, or a YAML file of training settings (docs/recipes.md lists them).")
+    ] = "default",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as augment.noise_p=0.5 or loss.name=softmax.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Exactly so many epochs. Default: the recipe's, and enough steps.")
+    ] = None,
     crops_per_recording: Annotated[int | None, typer.Option(help="Windows drawn from a recording in an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows in a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
-    mixup_alpha: Annotated[float | None, typer.Option(help="Mixup's Beta(a, a); 0 is off.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without a better cmAP before stopping.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split and of everything drawn.")] = 0,
-    valid_fold: Annotated[str, typer.Option(help="The published fold that validates.")] = "",
+    valid_fold: Annotated[str, typer.Option(help="The published fold that validates, or 2/5: fold 2 of 5.")] = "",
+    group: Annotated[str, typer.Option(help="With 2/5: recordings with one author (source, ...) stay together.")] = "",
     split: Annotated[str, typer.Option(help="train (8:2 or --valid-fold) or all (everything trains).")] = "train",
     overwrite: Annotated[bool, typer.Option(help="Throw away what --out holds and train anew.")] = False,
     device: DeviceOption = "auto",
     json_path: JsonOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Train a backbone; early stopping and the choice of the epoch use an inner slice of the training recordings."""
+    """Train a backbone by the default recipe or your own; a part of the recordings is kept apart to judge by."""
     from embeddings.catalogue_sources import read_catalogue
     from embeddings.errors import InputError
     from embeddings.identity import HashCache
-    from embeddings.splits import make_split
+    from embeddings.recordings import is_no_call
+    from stage1_backbones.augment import read_beds
     from stage1_backbones.registry import create_network
 
     if split not in ("train", "all"):
@@ -61,39 +76,54 @@ def train(
     network = _network_settings(backbone, model, width)
     given = {
         "epochs": epochs,
+        "min_steps": None if epochs is None else 0,
         "crops_per_recording": crops_per_recording,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "mixup_alpha": mixup_alpha,
-        "patience": patience,
+        "seed": seed,
     }
-    settings = _training_settings(backbone, network, weights, seed, given)
-    create_network(backbone, network, 2, weights)  # wrong names and weights are told before any audio is read
+    settings = _training_settings(backbone, network, weights, recipe, setting or [], given)
+    # Wrong names, weights and folders are told before any audio is read.
+    built = create_network(backbone, settings.network, 2, settings.weights)
+    if settings.augment.background_folder:
+        read_beds(Path(settings.augment.background_folder), built.sample_rate_hz, built.window_s, most_s=1.0)
     cache = HashCache(None if dry_run else out / "hashes.arrow")
     catalogue = read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache)
-    division = make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=split == "all")
+    division = _division(catalogue, seed, valid_fold, group, everything=split == "all")
     recordings = [r for r in catalogue if division.assignments.get(r.recording) in ("train", "both")]
     n_valid = sum(side == "valid" for side in division.assignments.values())
-    labels = {r.primary_label for r in recordings}
+    from stage1_backbones.training import plan_training, seconds_a_step
+
+    plan = plan_training(recordings, settings)
+    n_no_call = sum(is_no_call(r.primary_label) for r in recordings)
+    negatives = f" ({n_no_call} without a call)" if n_no_call else ""
     out_console = console()
     out_console.print(
-        f"{backbone}: {len(recordings)} recordings of {len(labels)} labels to train on, "
-        f"{n_valid} held out ({division.kind})."
+        f"{backbone}: {len(recordings)} recordings{negatives} of {len(plan.labels)} labels to train on, "
+        f"{len(plan.fit)} to fit and {len(plan.select)} kept apart; {n_valid} held out ({division.kind})."
     )
     print_names("To mend", [*catalogue.problems, *(f"{r.path}: {r.reason}" for r in catalogue.rejected)])
     if dry_run:
-        out_console.print(f"Would train for at most {settings.epochs} epochs into {out}.")
+        minutes = plan.n_steps * seconds_a_step(settings, len(plan.labels)) / 60
+        n_windows = settings.batch_size * settings.accumulate
+        out_console.print(
+            f"Would train for {plan.n_epochs} epochs, {plan.n_steps} steps of {n_windows} windows, into {out}: about "
+            f"{minutes:.1f} minutes on this machine's CPU, by a few steps taken now."
+        )
         return
-    summary = _train(recordings, settings, out, division, name, device, overwrite)
+    summary = _train(recordings, settings, out, division, name, device, overwrite, plan.n_epochs)
     print_names("Left out", list(summary.problems))
+    cmap = "" if summary.best_cmap is None else f"cmAP {summary.best_cmap:.3f} on {summary.n_select} kept apart, "
     out_console.print(
-        f"Backbone: {out} (epoch {summary.best_epoch} of {summary.epochs}, cmAP {summary.best_cmap:.3f} on "
-        f"{summary.n_select} recordings of the inner slice, fitted on {summary.n_fit}; {summary.minutes:.1f} min). "
-        f"Curves: {out / 'curves.png'}"
+        f"Backbone: {out} (epoch {summary.best_epoch} of {summary.epochs}, {cmap}fitted on {summary.n_fit}; "
+        f"{summary.minutes:.1f} min, {summary.data_wait:.0%} of them waiting for data). Curves: {out / 'curves.png'}"
     )
     write_summary(json_path, asdict(summary))
     if summary.problems:
         raise typer.Exit(1)
+
+
+backbones_compare.register(app)
 
 
 @app.command("list")
@@ -185,7 +215,14 @@ _PARITY_RECORDINGS = 64
 
 
 def _train(
-    recordings: list[Any], settings: Any, out: Path, division: Any, name: str, device: str, overwrite: bool
+    recordings: list[Any],
+    settings: Any,
+    out: Path,
+    division: Any,
+    name: str,
+    device: str,
+    overwrite: bool,
+    n_epochs: int,
 ) -> Any:
     from stage1_backbones.trained import resolve_device
     from stage1_backbones.training import train as run_training
@@ -210,11 +247,30 @@ def _train(
         scorer=present_cmap,
         name=name,
         device=resolve_device(device),
-        on_epoch=lambda row: console().print(
-            f"  epoch {row['epoch']:3.0f}/{settings.epochs}  loss {row['train_loss']:.4f}  inner slice: "
-            f"loss {row['select_loss']:.4f}  cmAP {row['select_cmap']:.3f}  {row['seconds']:.1f} s"
-        ),
+        on_epoch=lambda row: _say_epoch(row, n_epochs),
     )
+
+
+def _say_epoch(row: Mapping[str, float | None], n_epochs: int) -> None:
+    """A line for each epoch that was judged; without recordings kept apart, for about twenty of all."""
+    epoch, cmap = int(row["epoch"] or 0), row["select_cmap"]
+    if cmap is None and epoch % max(1, n_epochs // 20):
+        return
+    judged = "" if cmap is None else f"  kept apart: loss {row['select_loss']:.4f}  cmAP {cmap:.3f}"
+    console().print(f"  epoch {epoch:3}/{n_epochs}  loss {row['train_loss']:.4f}{judged}  {row['seconds']:.1f} s")
+
+
+def _division(catalogue: Catalogue, seed: int, valid_fold: str, group: str, *, everything: bool) -> Split:
+    """Who trains: 8:2, a published fold, "2/5" made here, or everything."""
+    from embeddings.errors import InputError
+    from embeddings.splits import k_fold_split, make_split
+
+    fold, slash, folds = valid_fold.partition("/")
+    if slash and fold.isdecimal() and folds.isdecimal() and not everything:
+        return k_fold_split(catalogue.recordings, folds=int(folds), fold=int(fold), seed=seed, group=group)
+    if group:
+        raise InputError(f"--group {group} goes with --valid-fold 2/5 and the like; leave it out otherwise.")
+    return make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=everything)
 
 
 def _network_settings(backbone: str, model: str, width: str) -> dict[str, Any]:
@@ -227,14 +283,30 @@ def _network_settings(backbone: str, model: str, width: str) -> dict[str, Any]:
     return {option: value for option, (_, value) in belongs.items() if value}
 
 
-def _training_settings(backbone: str, network: dict[str, Any], weights: str, seed: int, given: dict[str, Any]) -> Any:
+def _training_settings(
+    backbone: str,
+    network: dict[str, Any],
+    weights: str,
+    recipe: str,
+    assignments: list[str],
+    given: dict[str, Any],
+) -> TrainingSettings:
+    """The named recipe, or the default one with a file laid over it; then what stands on the command line."""
+    from embeddings.settings import merged, parse_assignments, read_yaml
     from stage1_backbones.recipe import TrainingSettings
-    from stage1_backbones.registry import recipe_of
+    from stage1_backbones.recipes import RECIPES, recipe_of
 
-    chosen = {key: value for key, value in given.items() if value is not None}
-    return TrainingSettings(
-        kind=backbone, network=network, weights=weights, seed=seed, **{**recipe_of(backbone), **chosen}
-    )
+    is_file = recipe not in RECIPES
+    chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if weights:
+        chosen["weights"] = weights
+    layers = [
+        recipe_of(backbone) if is_file else recipe_of(backbone, recipe),
+        read_yaml(Path(recipe)) if is_file else {},
+        {**chosen, "network": network},
+        parse_assignments(assignments),
+    ]
+    return TrainingSettings.from_json(merged(*layers))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ app = make_app("Fit heads on a store's embeddings, score them honestly, compare 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 SplitOption = Annotated[str, typer.Option(help="valid, train or all. Default: all that is unheard.")]
 FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
-PoolOption = Annotated[str, typer.Option(help="A recording's score from its windows: mean or max.")]
+PoolOption = Annotated[str, typer.Option(help="A recording's score from its windows: mean, lme (log-mean-exp) or max.")]
 BootstrapOption = Annotated[int, typer.Option(help="Replicates behind the 95 % intervals.")]
 SeenOption = Annotated[bool, typer.Option(help="Score heard recordings too; every figure will say so.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
@@ -38,6 +38,12 @@ def fit(
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
     windows: Annotated[str, typer.Option(help="Which windows carry a recording's label: all or loudest.")] = "all",
     secondary_weight: Annotated[float, typer.Option(help="Target of a secondary label among the classes.")] = 1.0,
+    fusion: Annotated[
+        str,
+        typer.Option(
+            help="Several blocks: late (a head a block, weighed by unheard recordings), equal, or early (side by side)."
+        ),
+    ] = "late",
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the head, such as k=10.")] = None,
     valid_fold: FoldOption = "",
     seed: SeedOption = 0,
@@ -51,17 +57,17 @@ def fit(
     import numpy as np
 
     from embeddings.store import Store
-    from stage2_heads.heads import create_head
+    from stage2_heads.fused import FusedHead
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import heard_mask
     from stage2_heads.rows import label_rows
 
-    unfitted = create_head(head, **_head_settings(head, setting or [], seed))
     store = Store(store_path)
     _warn_of_torn_shards(store)
     reader = store.reader(blocks.split(",") if blocks else None)
     names = [name for name, _ in reader.blocks]
-    _require_free_or_refit(out, head, names, overwrite)
+    unfitted = _unfitted(head, fusion, len(names), _head_settings(head, setting or [], seed))
+    _require_free_or_refit(out, unfitted.kind, names, overwrite)
     rows = _rows_of_split(store, split, valid_fold)
     places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
     recordings = [RecordingLabels.of(store.catalogue.recordings[p]) for p in places]
@@ -71,15 +77,16 @@ def fit(
         recording_of_row,
         recordings,
         blocks=reader.blocks,
-        heard_by_backbone=heard_mask(recordings, store.heard(names)),
+        heard_by_block=np.stack([heard_mask(recordings, store.heard([name])) for name in names], axis=1),
         windows=windows,
         rms_dbfs=store.rows.rms_dbfs[rows],
         secondary_weight=secondary_weight,
     )
     n_fitted = len(np.unique(labelled.recording_of_row))
+    how = f", {fusion} fusion," if unfitted.kind != head else ""
     what = (
-        f"{head} on {' + '.join(names)} ({labelled.dim} numbers), {labelled.n_rows} windows of {n_fitted} recordings, "
-        f"{len(labelled.labels)} labels, split {split}, {windows} windows"
+        f"{head}{how} on {' + '.join(names)} ({labelled.dim} numbers), {labelled.n_rows} windows of {n_fitted} "
+        f"recordings, {len(labelled.labels)} labels, split {split}, {windows} windows"
     )
     if dry_run:
         console().print(f"Would fit {what}.")
@@ -100,10 +107,17 @@ def fit(
         "n_windows": labelled.n_rows,
         "n_recordings": n_fitted,
     }
+    weighed = ""
+    if isinstance(fitted, FusedHead):
+        shares = fitted.weights_ / fitted.weights_.sum()
+        fitted.provenance["block_weights"] = {name: round(float(w), 3) for name, w in zip(names, shares, strict=True)}
+        fitted.provenance["blocks_weighed_on"] = fitted.weighed_on_
+        weighed = "\nBlocks weigh " + ", ".join(f"{n} {w:.2f}" for n, w in zip(names, shares, strict=True))
+        weighed += f" ({fitted.weighed_on_})."
     fitted.save(out)
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
-    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}\nHead: {out}")
+    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}\nHead: {out}")
     write_summary(
         json_path,
         {
@@ -297,6 +311,19 @@ def _require_free_or_refit(out: Path, kind: str, blocks: list[str], overwrite: b
             f"--out {out} holds a {there.get('kind')} on {' + '.join(there_blocks)}, not a {kind} on "
             f"{' + '.join(blocks)}; name a new folder, or pass --overwrite to replace it."
         )
+
+
+def _unfitted(kind: str, fusion: str, n_blocks: int, settings: dict[str, Any]) -> Head:
+    """The head to fit: of several blocks a fused one, unless they are wanted side by side."""
+    from embeddings.errors import InputError
+    from stage2_heads.heads import create_head
+
+    weights = {"late": "chosen", "equal": "equal"}
+    if fusion not in (*weights, "early"):
+        raise InputError(f"--fusion {fusion} is not known; choose late, equal or early.")
+    if n_blocks == 1 or fusion == "early":
+        return create_head(kind, **settings)
+    return create_head("fused", head=kind, settings=settings, weights=weights[fusion])
 
 
 def _head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:

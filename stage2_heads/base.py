@@ -17,7 +17,7 @@ from stage2_heads.folds import recording_folds
 from stage2_heads.labels import label_names
 from stage2_heads.rows import LabelledRows
 
-__all__ = ["Head", "Progress"]
+__all__ = ["Head", "Progress", "part_of", "required_array"]
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
@@ -79,10 +79,10 @@ class Head(ABC):
         report = progress or (lambda share: None)
         # Cross-fitting costs a fit on all but one fold, once a fold.
         own_share = 1 / _CALIBRATION_FOLDS if self.needs_calibration else 1.0
-        selected = self._learn(rows, _part(report, 0.0, own_share))
+        selected = self._learn(rows, part_of(report, 0.0, own_share))
         self.heard_ = _heard(rows, selected)
         if self.needs_calibration:
-            self.calibration_ = self._cross_fitted(rows, _part(report, own_share, 1 - own_share))
+            self.calibration_ = self._cross_fitted(rows, part_of(report, own_share, 1 - own_share))
         report(1.0)
         return self
 
@@ -204,7 +204,7 @@ class Head(ABC):
                 continue
             copy = type(self)(self.settings)
             copy._begin(rows.labels, rows.dims)
-            copy._learn(fitting, _part(progress, fold / _CALIBRATION_FOLDS, 1 / _CALIBRATION_FOLDS))
+            copy._learn(fitting, part_of(progress, fold / _CALIBRATION_FOLDS, 1 / _CALIBRATION_FOLDS))
             known = (fitting.targets > 0).any(axis=0)  # a class without a recording here has nothing to decide by
             n_recordings += asking.n_recordings
             for X, Y in asking.sample(values_left, seed).batches(4096):
@@ -226,7 +226,7 @@ class Head(ABC):
         return asdict(self.settings)
 
 
-def _part(progress: Progress, start: float, share: float) -> Progress:
+def part_of(progress: Progress, start: float, share: float) -> Progress:
     """Reports 0 to 1 of a part of the work as `start` to `start + share` of the whole."""
     return lambda done: progress(start + share * done)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embeddings.errors import InputError
-from embeddings.recordings import Recording
+from embeddings.recordings import Recording, is_no_call
 
 __all__ = ["RecordingLabels", "class_set", "label_names", "primary_codes", "target_matrix"]
 
@@ -45,8 +45,8 @@ class RecordingLabels:
 
 
 def class_set(recordings: Sequence[RecordingLabels]) -> tuple[str, ...]:
-    """The species that a head learns: primary labels of its fitting recordings, sorted."""
-    return tuple(sorted({r.primary_label for r in recordings if r.primary_label}))
+    """The species that a head learns: primary labels of its fitting recordings, sorted, without "no call"."""
+    return tuple(sorted({r.primary_label for r in recordings if r.primary_label and not is_no_call(r.primary_label)}))
 
 
 def label_names(recordings: Sequence[RecordingLabels]) -> dict[str, tuple[str, str]]:

@@ -43,6 +43,26 @@ class ArrayReader:
         return out[: len(rows)]
 
 
+class _BlockReader:
+    """One block's columns of another reader's rows."""
+
+    def __init__(self, reader: RowReader, i: int) -> None:
+        start = sum(reader.dims[:i])
+        self.dims: tuple[int, ...] = (reader.dims[i],)
+        self._reader, self._columns = reader, slice(start, start + reader.dims[i])
+
+    @property
+    def n_rows(self) -> int:
+        return self._reader.n_rows
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        vectors = self._reader.read(rows)[:, self._columns]
+        if out is None:
+            return np.ascontiguousarray(vectors)
+        out[: len(rows)] = vectors
+        return out[: len(rows)]
+
+
 @dataclass(frozen=True)
 class LabelledRows:
     """Windows with the targets of their recordings.
@@ -54,7 +74,7 @@ class LabelledRows:
     labels             the classes, in the order of the targets' columns
     blocks             (name, Fingerprint) of each block, in order
     recordings         who they are; fills the head's list of what it has heard, and keeps one source on one side
-    heard_by_backbone  (n_recordings,) bool: a backbone of these blocks was trained or selected on the recording
+    heard_by_block     (n_recordings, n_blocks) bool: the block's backbone was trained or selected on the recording
     windows            "all", or "loudest" after `loudest()`
     secondary_weight   the target that secondary labels were given
     """
@@ -66,7 +86,7 @@ class LabelledRows:
     labels: tuple[str, ...]
     blocks: tuple[tuple[str, Fingerprint], ...]
     recordings: tuple[RecordingLabels, ...] = ()
-    heard_by_backbone: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    heard_by_block: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     windows: str = "all"
     secondary_weight: float = 1.0
 
@@ -75,8 +95,8 @@ class LabelledRows:
         set_field(self, "rows", np.asarray(self.rows, dtype=np.int64))
         set_field(self, "recording_of_row", np.asarray(self.recording_of_row, dtype=np.int32))
         set_field(self, "targets", np.asarray(self.targets, dtype=np.float32))
-        if len(self.heard_by_backbone) == 0:
-            set_field(self, "heard_by_backbone", np.zeros(self.n_recordings, dtype=bool))
+        if len(self.heard_by_block) == 0:
+            set_field(self, "heard_by_block", np.zeros((self.n_recordings, len(self.blocks)), dtype=bool))
         n_recordings = self.n_recordings
         if self.rows.shape != self.recording_of_row.shape or self.rows.ndim != 1:
             raise InputError(f"{self.rows.shape} rows but {self.recording_of_row.shape} codes; give one each.")
@@ -90,9 +110,13 @@ class LabelledRows:
             raise InputError(f"row numbers run to {self.rows.max()}, but the reader has {self.reader.n_rows} rows.")
         if len(self.blocks) != len(self.reader.dims):
             raise ContractError(f"{len(self.blocks)} blocks are named, but the reader has {len(self.reader.dims)}.")
-        for name, values in (("recordings", self.recordings), ("heard_by_backbone", self.heard_by_backbone)):
-            if len(values) not in ({0, n_recordings} if name == "recordings" else {n_recordings}):
-                raise InputError(f"{name} has {len(values)} entries for {n_recordings} recordings.")
+        if len(self.recordings) not in (0, n_recordings):
+            raise InputError(f"recordings has {len(self.recordings)} entries for {n_recordings} recordings.")
+        if self.heard_by_block.shape != (n_recordings, len(self.blocks)):
+            raise InputError(
+                f"heard_by_block of shape {self.heard_by_block.shape} does not fit {n_recordings} recordings and "
+                f"{len(self.blocks)} blocks."
+            )
 
     @property
     def n_rows(self) -> int:
@@ -101,6 +125,11 @@ class LabelledRows:
     @property
     def n_recordings(self) -> int:
         return len(self.targets)
+
+    @property
+    def heard_by_backbone(self) -> np.ndarray:
+        """(n_recordings,) bool: any backbone of these blocks was trained or selected on the recording."""
+        return np.any(self.heard_by_block, axis=1)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -138,8 +167,17 @@ class LabelledRows:
             recording_of_row=new_code[self.recording_of_row[of_row]],
             targets=self.targets[keep],
             recordings=tuple(r for r, kept in zip(self.recordings, keep, strict=False) if kept),
-            heard_by_backbone=self.heard_by_backbone[keep],
+            heard_by_block=self.heard_by_block[keep],
         )
+
+    def block(self, i: int) -> LabelledRows:
+        """The same windows as block number i alone has them."""
+        return replace(
+            self,
+            reader=_BlockReader(self.reader, i),
+            blocks=self.blocks[i : i + 1],
+            heard_by_block=self.heard_by_block[:, i : i + 1],
+        ).held()
 
     def held(self) -> LabelledRows:
         """The same rows read into memory when they are few; these rows, still out of core, when they are many."""
@@ -216,7 +254,7 @@ def label_rows(
     *,
     blocks: Sequence[tuple[str, Fingerprint]],
     labels: Sequence[str] | None = None,
-    heard_by_backbone: np.ndarray | None = None,
+    heard_by_block: np.ndarray | None = None,
     windows: str = "all",
     rms_dbfs: np.ndarray | None = None,
     secondary_weight: float = 1.0,
@@ -225,9 +263,10 @@ def label_rows(
 
     rows, recording_of_row  (n,) row numbers of `reader`, and for each the place of its recording in `recordings`
     labels                  classes; default the primary labels of those recordings that have windows here
-    heard_by_backbone       (n_recordings,) bool; default: no backbone has heard any
+    heard_by_block          (n_recordings, n_blocks) bool; default: no backbone has heard any
     windows                 "all" windows of a recording carry its label, or the "loudest" only (needs `rms_dbfs`, (n,))
-    Recordings without a primary label, or without windows, are left out.
+    Recordings without a primary label, or without windows, are left out. Those labelled as holding no call are
+    negatives for every class.
     Raises InputError when nothing labelled is left.
     """
     if windows not in WINDOW_POLICIES:
@@ -251,7 +290,7 @@ def label_rows(
         labels=classes,
         blocks=tuple(blocks),
         recordings=tuple(recordings),
-        heard_by_backbone=np.zeros(0, dtype=bool) if heard_by_backbone is None else np.asarray(heard_by_backbone, bool),
+        heard_by_block=np.zeros((0, 0), dtype=bool) if heard_by_block is None else np.asarray(heard_by_block, bool),
         secondary_weight=secondary_weight,
     )
     if windows == "loudest":

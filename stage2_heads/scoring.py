@@ -20,7 +20,8 @@ from stage2_heads.score_report import Figure, ScoreReport
 
 __all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
 
-POOLS = ("mean", "max")
+POOLS = ("mean", "lme", "max")
+_LME_SHARPNESS = 5.0  # of log-mean-exp: 0 would be the mean, infinity the maximum
 _BATCH_ROWS = 4096
 _THIN_SUPPORT = 5  # recordings a class needs before reweighting them shows how much its figure may vary
 _BASELINE_DRAWS = 20
@@ -111,7 +112,7 @@ def score_rows(
     scores            (n, c) float64 in [0, 1);  labels: the class of each column
     recording_of_row  (n,) content hash of each window's recording; several windows make a recording
     recordings        the truth: primary and secondary labels. Those without windows are counted and left out
-    pool              "mean" or "max" of a recording's windows makes the recording's scores
+    pool              "mean", "lme" or "max" of a recording's windows makes the recording's scores
     heard             recordings in it are left out, or with `include_seen` counted on every line
     threshold         where a score becomes a detection, for F1
     Top-k asks for the primary label; all other metrics take primary and secondary labels as true.
@@ -194,7 +195,7 @@ def score_rows(
 
 
 def pool_windows(scores: np.ndarray, group: np.ndarray, n_recordings: int, pool: str) -> np.ndarray:
-    """A recording's scores from its windows', by "mean" or "max".
+    """A recording's scores from its windows', by "mean", "max", or "lme" (log-mean-exp) between the two.
 
     scores : (n, c) in [0, 1);  group : (n,) recording of each window, all of 0 .. n_recordings - 1 occurring.
     Returns float64 (n_recordings, c) in [0, 1).
@@ -203,9 +204,14 @@ def pool_windows(scores: np.ndarray, group: np.ndarray, n_recordings: int, pool:
     starts = np.searchsorted(group[order], np.arange(n_recordings))
     if pool == "max":
         return np.maximum.reduceat(scores[order], starts, axis=0)
-    sums = np.add.reduceat(scores[order], starts, axis=0)
+    counts = np.bincount(group, minlength=n_recordings)[:, None]
+    if pool == "lme":
+        sums = np.add.reduceat(np.exp(_LME_SHARPNESS * scores[order]), starts, axis=0)
+        pooled = np.log(sums / counts) / _LME_SHARPNESS
+    else:
+        pooled = np.add.reduceat(scores[order], starts, axis=0) / counts
     # The mean of numbers just below 1 may round to 1, which padded cmAP could not rank.
-    return np.minimum(sums / np.bincount(group, minlength=n_recordings)[:, None], BELOW_ONE)
+    return np.clip(pooled, 0.0, BELOW_ONE)
 
 
 def _join(recording_of_row: Sequence[str], recordings: Sequence[RecordingLabels]) -> np.ndarray:

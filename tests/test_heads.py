@@ -21,6 +21,7 @@ QUICK = {
     "svm": {"min_updates": 300, "epochs": 2, "batch_size": 32},
     "mlp": {"hidden": (16,), "min_updates": 150, "max_epochs": 5, "batch_size": 32, "learning_rate": 3e-3},
     "knn": {"k": 3},
+    "fused": {"head": "svm", "settings": {"min_updates": 300, "epochs": 2, "batch_size": 32}},
 }
 ALL = pytest.mark.parametrize("kind", list(HEADS))
 
@@ -49,6 +50,11 @@ def rows_of(n_recordings=48, seed=0, **kwargs):
     vectors, of_row, recordings = sounds(n_recordings, seed=seed)
     reader = ArrayReader(vectors, DIMS)
     return label_rows(reader, np.arange(len(vectors)), of_row, recordings, blocks=BLOCKS, **kwargs)
+
+
+def heard(first, n_recordings=48):
+    """Both backbones have heard every recording from the first on."""
+    return np.repeat((np.arange(n_recordings) >= first)[:, None], len(DIMS), axis=1)
 
 
 def fitted(kind, **kwargs):
@@ -212,9 +218,9 @@ def test_calibration_says_what_it_rests_on(kind):
     assert clean.calibrated_on == "unheard recordings, cross-fitted"
     assert clean.n_recordings == 48
     assert clean.calibration_error < 0.1
-    mostly_heard = head.fit(rows_of(heard_by_backbone=np.arange(48) >= 5))
+    mostly_heard = head.fit(rows_of(heard_by_block=heard(5)))
     assert mostly_heard.calibrated_on_ == "heard recordings"
-    partly_heard = head.fit(rows_of(heard_by_backbone=np.arange(48) >= 30)).calibration_
+    partly_heard = head.fit(rows_of(heard_by_block=heard(30))).calibration_
     assert (partly_heard.calibrated_on, partly_heard.n_recordings) == ("unheard recordings, cross-fitted", 30)
     assert head.fit(rows_of(2)).calibrated_on_.startswith("nothing")
 
@@ -223,7 +229,9 @@ def test_calibration_says_what_it_rests_on(kind):
 def test_unknown_settings_and_values_are_refused_with_what_is_allowed(kind):
     with pytest.raises(InputError, match="it has"):
         create_head(kind, colour="red")
-    bad = {"svm": {"loss": "logistic"}, "mlp": {"dropout": 1.0}, "knn": {"prior": 0.0}}[kind]
+    bad = {"svm": {"loss": "logistic"}, "mlp": {"dropout": 1.0}, "knn": {"prior": 0.0}, "fused": {"weights": "some"}}[
+        kind
+    ]
     with pytest.raises(InputError, match=next(iter(bad))):
         create_head(kind, **bad)
 

@@ -1,0 +1,212 @@
+"""One head a block, weighed by what each says of recordings that no backbone was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embeddings.errors import InputError
+from stage2_heads.base import Head, Progress, part_of, required_array
+from stage2_heads.calibration import HEARD, UNHEARD, Calibration, calibration_error
+from stage2_heads.folds import recording_folds
+from stage2_heads.rows import LabelledRows
+from stage2_heads.stacking import stacking_weights
+
+__all__ = ["FusedHead", "FusedSettings"]
+
+WEIGHTS = ("chosen", "equal")
+_FOLDS = 3
+_FEWEST_UNHEARD = 8  # recordings below which weights cannot be chosen
+_DECISIONS = 4_000_000  # a few weights need no more
+_VOTE_FLOOR = 1e-3  # votes of nobody are taken for odds of one to a thousand
+
+
+@dataclass(frozen=True)
+class FusedSettings:
+    """head, settings  which kind of head each block gets, and how it learns
+    weights         chosen: by the unheard recordings among those fitted on; equal: all blocks alike
+    """
+
+    head: str = "svm"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = "chosen"
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise InputError(f"weights={self.weights!r} is not known; choose {', '.join(WEIGHTS)}.")
+        if self.head == FusedHead.kind:
+            raise InputError("a fused head cannot be made of fused heads; name the head that each block gets.")
+        self.unfitted()  # wrong names are told where they are given
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.get("seed", 0))
+
+    def unfitted(self) -> Head:
+        from stage2_heads.heads import create_head
+
+        return create_head(self.head, **self.settings)
+
+
+class FusedHead(Head):
+    """Late fusion that does not trust what a backbone remembers.
+
+    A network's vectors of the recordings that it was trained on look better than those of any other recording, so one
+    head over all blocks leans on them, and fails on new recordings. Here each block has a head of its own, and the
+    decisions are added with weights chosen by cross-fitting, on recordings that no backbone of any block has heard.
+    Where there are too few of those, blocks whose backbones have heard the fitting recordings get no weight beside
+    blocks that have not; blocks that are alike in this weigh alike.
+
+    heads_ : one fitted head a block;  weights_ : (n_blocks,) >= 0;  weighed_on_ : what the weights rest on,
+    in words, after a fit (a saved head keeps `calibrated_on_`, and its maker's provenance)
+    Decisions are log-odds: those of a head that votes are turned into odds first.
+    Source: stacked generalisation with weights that are not negative (Wolpert 1992; Breiman 1996).
+    """
+
+    kind = "fused"
+    settings_type = FusedSettings
+    settings: FusedSettings
+
+    def __init__(self, settings: FusedSettings | None = None) -> None:
+        super().__init__(settings)
+        self.heads_: list[Head] = []
+        self.weights_: np.ndarray = np.zeros(0)
+        self.weighed_on_ = ""
+        self._fitted_calibration: Calibration | None = None
+
+    def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray | None:
+        blocks = [rows.block(i) for i in range(len(rows.dims))]
+        decisions, targets, unheard, n_unheard = self._cross_fitted_decisions(rows, blocks)
+        self._weigh(rows, decisions, targets, unheard, n_unheard)
+        self.heads_ = []
+        selected: np.ndarray | None = None
+        for i, block in enumerate(blocks):
+            head = self._started(rows.labels, block.dims)
+            held_out = head._learn(block, part_of(progress, i / len(blocks), 1 / len(blocks)))
+            selected = held_out if held_out is not None else selected
+            self.heads_.append(head)
+        return selected
+
+    def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:
+        # The weights were fitted on cross-fitted decisions, and the offset with them: that is the calibration.
+        return self._fitted_calibration or super()._cross_fitted(rows, progress)
+
+    def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
+        if not self.heads_:
+            self.heads_ = [self._started(self.labels_, (dim,)) for dim in self.dims_]
+            self.weights_ = np.full(len(self.dims_), 1 / len(self.dims_))
+            self.weighed_on_ = "alike: learnt piece by piece"
+        for head, part in zip(self.heads_, self._parts(X), strict=True):
+            head._learn_more(part, Y)
+
+    def _decide(self, X: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(X), len(self.labels_)))
+        for head, weight, part in zip(self.heads_, self.weights_, self._parts(X), strict=True):
+            if weight:
+                total += weight * _log_odds(head, part)
+        return total
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {"block_weights": self.weights_}
+        for i, head in enumerate(self.heads_):
+            arrays |= {f"{i}.{name}": array for name, array in head._arrays().items()}
+        return arrays
+
+    def _restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.weights_ = required_array(arrays, "block_weights", (len(self.dims_),), np.float64)
+        self.heads_ = []
+        for i, dim in enumerate(self.dims_):
+            head = self._started(self.labels_, (dim,))
+            own = {name.partition(".")[2]: a for name, a in arrays.items() if name.startswith(f"{i}.")}
+            head._restore(own)
+            self.heads_.append(head)
+
+    def _started(self, labels: tuple[str, ...], dims: tuple[int, ...]) -> Head:
+        head = self.settings.unfitted()
+        head._begin(labels, dims)
+        return head
+
+    def _parts(self, X: np.ndarray) -> list[np.ndarray]:
+        ends = np.cumsum(self.dims_)
+        return [np.ascontiguousarray(X[:, end - dim : end]) for dim, end in zip(self.dims_, ends, strict=True)]
+
+    def _cross_fitted_decisions(
+        self, rows: LabelledRows, blocks: list[LabelledRows]
+    ) -> tuple[np.ndarray, np.ndarray, bool, int]:
+        """Log-odds (n, n_blocks) and targets (n,) of windows and classes held out in turn.
+
+        On unheard recordings where there are enough (third value), else on all; the fourth is how many.
+        """
+        if rows.n_recordings < _FOLDS:
+            return np.zeros((0, len(blocks))), np.zeros(0), False, 0
+        unheard = ~rows.heard_by_backbone
+        enough = int(unheard.sum()) >= _FEWEST_UNHEARD
+        usable = unheard if enough else np.ones(rows.n_recordings, dtype=bool)
+        folds = recording_folds(rows, _FOLDS, self.settings.seed)
+        most = max(1, _DECISIONS // (_FOLDS * len(rows.labels)))
+        decisions: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
+        for fold in range(_FOLDS):
+            fitting, asked = folds != fold, (folds == fold) & usable
+            if not rows.subset(fitting).n_rows or not rows.subset(asked).n_rows:
+                continue
+            known = (rows.targets[fitting] > 0).any(axis=0)
+            found = []
+            for block in blocks:
+                head = self._started(rows.labels, block.dims)
+                head._learn(block.subset(fitting), lambda share: None)
+                asking = block.subset(asked).sample(most, self.settings.seed)
+                found.append(np.concatenate([_log_odds(head, X)[:, known].ravel() for X, _ in asking.batches(4096)]))
+            asking = rows.subset(asked).sample(most, self.settings.seed)
+            decisions.append(np.stack(found, axis=1))
+            targets.append(asking.targets[asking.recording_of_row][:, known].ravel().astype(np.float64))
+        if not decisions:
+            return np.zeros((0, len(blocks))), np.zeros(0), enough, 0
+        return np.concatenate(decisions), np.concatenate(targets), enough, int(usable.sum())
+
+    def _weigh(
+        self, rows: LabelledRows, decisions: np.ndarray, targets: np.ndarray, on_unheard: bool, n_recordings: int
+    ) -> None:
+        n_blocks = len(rows.dims)
+        allowed = np.ones(n_blocks, dtype=bool)
+        alike = self.settings.weights == "equal"
+        if not on_unheard and not alike:
+            memory = rows.heard_by_block.mean(axis=0)
+            allowed, alike = memory <= memory.min() + 1e-9, True
+        self._fitted_calibration = None
+        fitted = None
+        if len(decisions):
+            fitted = stacking_weights(decisions, targets, allowed=allowed, alike=alike)
+        if fitted is None:
+            self.weights_ = allowed / allowed.sum()
+            self.weighed_on_ = "alike: too few recordings"
+            return
+        self.weights_, offset = fitted
+        if not allowed.all():
+            self.weighed_on_ = "alike, without blocks whose backbones heard these recordings"
+        elif self.settings.weights == "equal":
+            self.weighed_on_ = "alike, as asked"
+        elif alike:
+            self.weighed_on_ = "alike: too few recordings are unheard"
+        else:
+            self.weighed_on_ = f"chosen on {n_recordings} recordings that no backbone has heard"
+        # A block that has heard them makes its own decisions about them look better than they are.
+        honest = on_unheard or not rows.heard_by_block[:, self.weights_ > 0].any()
+        calibration = Calibration(1.0, offset, UNHEARD if honest else HEARD, n_recordings, len(targets))
+        scores = calibration.apply(decisions @ self.weights_)
+        error = calibration_error(scores, targets)
+        self._fitted_calibration = Calibration(
+            1.0, offset, calibration.calibrated_on, n_recordings, len(targets), calibration_error=error
+        )
+
+
+def _log_odds(head: Head, X: np.ndarray) -> np.ndarray:
+    """A head's decisions on a scale on which they add up."""
+    decisions = head._decide(X)
+    if head.needs_calibration:
+        return decisions
+    votes = np.clip(decisions, _VOTE_FLOOR, 1 - _VOTE_FLOOR)
+    return np.log(votes / (1 - votes))
