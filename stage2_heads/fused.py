@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from stage2_heads.base import Head, Progress, part_of, required_array
 from stage2_heads.calibration import HEARD, UNHEARD, Calibration, calibration_error
 from stage2_heads.folds import recording_folds
 from stage2_heads.rows import LabelledRows
-from stage2_heads.stacking import stacking_weights
+from stage2_heads.stacking import chosen_weights, stacking_weights
 
 __all__ = ["FusedHead", "FusedSettings"]
 
@@ -22,6 +22,24 @@ _FOLDS = 3
 _FEWEST_UNHEARD = 8  # recordings below which weights cannot be chosen
 _DECISIONS = 4_000_000  # a few weights need no more
 _VOTE_FLOOR = 1e-3  # votes of nobody are taken for odds of one to a thousand
+
+
+@dataclass(frozen=True)
+class _Unfitted:
+    """What the blocks' heads say of windows and classes that they were not fitted on, held out in turn.
+
+    decisions : (n, n_blocks) log-odds;  targets : (n,);  recordings : (n,) int, whose window it is
+    unheard  no backbone has heard those recordings either
+    """
+
+    decisions: np.ndarray
+    targets: np.ndarray
+    recordings: np.ndarray
+    unheard: bool
+
+    @property
+    def n_recordings(self) -> int:
+        return len(np.unique(self.recordings))
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,8 @@ class FusedHead(Head):
 
     A network's vectors of the recordings that it was trained on look better than those of any other recording, so one
     head over all blocks leans on them, and fails on new recordings. Here each block has a head of its own, and the
-    decisions are added with weights chosen by cross-fitting, on recordings that no backbone of any block has heard.
+    decisions are added with weights chosen by cross-fitting, on recordings that no backbone of any block has heard: the
+    best block, and each other one that is sure to help beside it.
     Where there are too few of those, blocks whose backbones have heard the fitting recordings get no weight beside
     blocks that have not; blocks that are alike in this weigh alike.
 
@@ -79,8 +98,7 @@ class FusedHead(Head):
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray | None:
         blocks = [rows.block(i) for i in range(len(rows.dims))]
-        decisions, targets, unheard, n_unheard = self._cross_fitted_decisions(rows, blocks)
-        self._weigh(rows, decisions, targets, unheard, n_unheard)
+        self._weigh(rows, self._cross_fitted_decisions(rows, blocks))
         self.heads_ = []
         selected: np.ndarray | None = None
         for i, block in enumerate(blocks):
@@ -133,22 +151,14 @@ class FusedHead(Head):
         ends = np.cumsum(self.dims_)
         return [np.ascontiguousarray(X[:, end - dim : end]) for dim, end in zip(self.dims_, ends, strict=True)]
 
-    def _cross_fitted_decisions(
-        self, rows: LabelledRows, blocks: list[LabelledRows]
-    ) -> tuple[np.ndarray, np.ndarray, bool, int]:
-        """Log-odds (n, n_blocks) and targets (n,) of windows and classes held out in turn.
-
-        On unheard recordings where there are enough (third value), else on all; the fourth is how many.
-        """
-        if rows.n_recordings < _FOLDS:
-            return np.zeros((0, len(blocks))), np.zeros(0), False, 0
+    def _cross_fitted_decisions(self, rows: LabelledRows, blocks: list[LabelledRows]) -> _Unfitted:
+        """On unheard recordings where there are enough, else on all."""
         unheard = ~rows.heard_by_backbone
-        enough = int(unheard.sum()) >= _FEWEST_UNHEARD
+        enough = rows.n_recordings >= _FOLDS and int(unheard.sum()) >= _FEWEST_UNHEARD
         usable = unheard if enough else np.ones(rows.n_recordings, dtype=bool)
         folds = recording_folds(rows, _FOLDS, self.settings.seed)
         most = max(1, _DECISIONS // (_FOLDS * len(rows.labels)))
-        decisions: list[np.ndarray] = []
-        targets: list[np.ndarray] = []
+        decisions, targets, recordings = [np.zeros((0, len(blocks)))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
         for fold in range(_FOLDS):
             fitting, asked = folds != fold, (folds == fold) & usable
             if not rows.subset(fitting).n_rows or not rows.subset(asked).n_rows:
@@ -163,23 +173,21 @@ class FusedHead(Head):
             asking = rows.subset(asked).sample(most, self.settings.seed)
             decisions.append(np.stack(found, axis=1))
             targets.append(asking.targets[asking.recording_of_row][:, known].ravel().astype(np.float64))
-        if not decisions:
-            return np.zeros((0, len(blocks))), np.zeros(0), enough, 0
-        return np.concatenate(decisions), np.concatenate(targets), enough, int(usable.sum())
+            recordings.append(np.repeat(np.flatnonzero(asked)[asking.recording_of_row], known.sum()))
+        return _Unfitted(np.concatenate(decisions), np.concatenate(targets), np.concatenate(recordings), enough)
 
-    def _weigh(
-        self, rows: LabelledRows, decisions: np.ndarray, targets: np.ndarray, on_unheard: bool, n_recordings: int
-    ) -> None:
+    def _weigh(self, rows: LabelledRows, said: _Unfitted) -> None:
         n_blocks = len(rows.dims)
         allowed = np.ones(n_blocks, dtype=bool)
         alike = self.settings.weights == "equal"
-        if not on_unheard and not alike:
+        if not said.unheard and not alike:
             memory = rows.heard_by_block.mean(axis=0)
             allowed, alike = memory <= memory.min() + 1e-9, True
         self._fitted_calibration = None
-        fitted = None
-        if len(decisions):
-            fitted = stacking_weights(decisions, targets, allowed=allowed, alike=alike)
+        if alike:
+            fitted = stacking_weights(said.decisions, said.targets, allowed=allowed, alike=True)
+        else:
+            fitted = chosen_weights(said.decisions, said.targets, said.recordings)
         if fitted is None:
             self.weights_ = allowed / allowed.sum()
             self.weighed_on_ = "alike: too few recordings"
@@ -192,15 +200,12 @@ class FusedHead(Head):
         elif alike:
             self.weighed_on_ = "alike: too few recordings are unheard"
         else:
-            self.weighed_on_ = f"chosen on {n_recordings} recordings that no backbone has heard"
+            self.weighed_on_ = f"chosen on {said.n_recordings} recordings that no backbone has heard"
         # A block that has heard them makes its own decisions about them look better than they are.
-        honest = on_unheard or not rows.heard_by_block[:, self.weights_ > 0].any()
-        calibration = Calibration(1.0, offset, UNHEARD if honest else HEARD, n_recordings, len(targets))
-        scores = calibration.apply(decisions @ self.weights_)
-        error = calibration_error(scores, targets)
-        self._fitted_calibration = Calibration(
-            1.0, offset, calibration.calibrated_on, n_recordings, len(targets), calibration_error=error
-        )
+        honest = said.unheard or not rows.heard_by_block[:, self.weights_ > 0].any()
+        calibration = Calibration(1.0, offset, UNHEARD if honest else HEARD, said.n_recordings, len(said.targets))
+        error = calibration_error(calibration.apply(said.decisions @ self.weights_), said.targets)
+        self._fitted_calibration = replace(calibration, calibration_error=error)
 
 
 def _log_odds(head: Head, X: np.ndarray) -> np.ndarray:
