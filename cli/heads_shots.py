@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,8 @@ def draw_curve(
     from embeddings.store import Store
     from stage2_heads.labels import primary_codes, target_matrix
 
+    if not shots:
+        raise InputError(f"--seeds {seeds} counts the draws of a learning curve; add --shots, such as --shots 1,2,4,8.")
     if split != "train" or overwrite:
         raise InputError("--shots draws from the training side and keeps what is done: leave out --split, --overwrite.")
     if seeds < 1:
@@ -338,7 +340,7 @@ def _divide(
     split = guard(valid_known, heard.union(store.heard(names)), fitting.labels)
     place = np.where(split.scored, np.cumsum(split.scored) - 1, -1)[valid_recording_of_row]
     return _Fold(
-        fitting=fitting.held(),
+        fitting=fitting,
         scored=tuple(r for r, kept in zip(valid_known, split.scored, strict=True) if kept),
         rows=valid_rows[place >= 0],
         group=place[place >= 0],
@@ -353,7 +355,7 @@ def _unfitted_head(name: str, options: CurveOptions, n_blocks: int, seed: int) -
 
     create_head(name)  # an unknown name is told first
     known = {
-        head: set(HEADS[head].load_class().settings_type.__dataclass_fields__)
+        head: {field.name for field in fields(HEADS[head].load_class().settings_type)}
         for head in options.heads
         if head in HEADS
     }
@@ -361,7 +363,7 @@ def _unfitted_head(name: str, options: CurveOptions, n_blocks: int, seed: int) -
         setting
         for setting in options.settings
         if setting.partition("=")[0] in known[name]
-        or not any(setting.partition("=")[0] in fields for fields in known.values())
+        or not any(setting.partition("=")[0] in names for names in known.values())
     ]
     return _unfitted(name, options.fusion, n_blocks, _head_settings(name, own, seed))
 

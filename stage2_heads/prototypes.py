@@ -179,7 +179,7 @@ class PrototypeHead(Head):
 
     def _known(self) -> np.ndarray:
         """(c,) bool: the classes that have an example."""
-        return (self._weights[: len(self.labels_)] > 0).any(axis=1)
+        return np.asarray(np.any(self._weights[: len(self.labels_)] > 0, axis=1))
 
     def _settle(self) -> None:
         """Centre, scale and prototypes from the sums."""

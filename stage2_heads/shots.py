@@ -121,7 +121,7 @@ def curve_points(
     for cell, tables in scores.items():
         found = []
         for table in tables:
-            key = hashlib.sha256(np.ascontiguousarray(table)).digest()
+            key = hashlib.sha256(table.tobytes()).digest()
             if key not in known:
                 known[key] = _metrics(truth, table, primary, weights)
             found.append(known[key])
