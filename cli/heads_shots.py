@@ -3,70 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cli.common import console, progress, write_summary
-from cli.experiment import digest_of
+from cli.shots_cells import CurveCell, CurveCells, CurveOptions
+from cli.shots_report import curve_table, write_curve
 from embeddings.errors import InputError
-from embeddings.files import write_atomically
-from stage2_heads.shots import Shots, class_ranks, curve_points, parse_shots, shots_name
+from stage2_heads.shots import CurvePoint, Shots, curve_points, parse_shots, shots_name
 
-if TYPE_CHECKING:
-    from embeddings.store import Store, StoreReader
-    from stage2_heads.base import Head
-    from stage2_heads.labels import RecordingLabels
-    from stage2_heads.rows import LabelledRows
-
-__all__ = ["CurveOptions", "draw_curve"]
-
-_POOL = "mean"
-_BATCH_ROWS = 4096
-_CELL_FORMAT = 1
-_SHOWN = 12
-_MANY = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True)
-class CurveOptions:
-    """What `heads fit` was asked, as far as it makes a difference to a curve. Names as on the command line."""
-
-    heads: tuple[str, ...]
-    shots: tuple[Shots, ...]
-    seeds: tuple[int, ...]
-    blocks: tuple[str, ...] | None
-    windows: str
-    secondary_weight: float
-    fusion: str
-    settings: tuple[str, ...]
-    folds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Fold:
-    """One division of the store: what may be fitted on, and the fixed recordings that are scored.
-
-    rows, group  (m,) row numbers of the scored windows, and the place of each one's recording in `scored`
-    """
-
-    fitting: LabelledRows
-    scored: tuple[RecordingLabels, ...]
-    rows: np.ndarray
-    group: np.ndarray
-    n_heard: int
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One fit: a head, a number of shots, a seed and a fold."""
-
-    head: str
-    shots: Shots
-    seed: int
-    fold: int
+__all__ = ["draw_curve"]
 
 
 def draw_curve(
@@ -92,9 +40,8 @@ def draw_curve(
 
     Raises InputError for options that contradict each other, before anything is fitted.
     """
-    from cli.shots_report import curve_table, write_curve
+    from cli.heads import _warn_of_torn_shards
     from embeddings.store import Store
-    from stage2_heads.labels import primary_codes, target_matrix
 
     if not shots:
         raise InputError(f"--seeds {seeds} counts the draws of a learning curve; add --shots, such as --shots 1,2,4,8.")
@@ -116,8 +63,9 @@ def draw_curve(
     if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
         raise InputError(f"--out {out} exists and is not a learning curve; name a new folder.")
     store = Store(store_path)
+    _warn_of_torn_shards(store)
     reader = store.reader(options.blocks)
-    cells = _Cells(options, store, reader, out / "cells")
+    cells = CurveCells(options, store, reader, out / "cells")
     labels, all_cells = cells.labels, cells.all()
     todo = cells.missing()
     what = (
@@ -137,23 +85,20 @@ def draw_curve(
             cells.make(cell)
             advance(1)
 
-    scored = [recording for fold in cells.folds for recording in fold.scored]
-    tables: dict[tuple[str, Shots], list[np.ndarray]] = {}
-    for name in options.heads:
-        for number in options.shots:
-            tables[name, number] = [
-                np.concatenate([cells.read(_Cell(name, number, s, f)) for f in range(len(cells.folds))])
-                for s in options.seeds
-            ]
-    points = curve_points(tables, target_matrix(scored, labels) > 0, primary_codes(scored, labels))
+    points = _points(cells, options)
     title = f"{store.path.resolve().name}: {what}"
     classes = {number: cells.draw_size(number) for number in options.shots}
     n_heard = sum(fold.n_heard for fold in cells.folds)
-    notes = [*few, f"Recordings of the scored side left out because they were heard: {n_heard}."]
+    ranked = f"Each of {len(cells.folds)} folds is ranked by itself; figures are means over folds."
+    notes = [
+        *few,
+        *([ranked] if len(cells.folds) > 1 else []),
+        f"Recordings of the scored side left out because they were heard: {n_heard}.",
+    ]
     paths = write_curve(points, classes, out, title=title, notes=notes)
     screen.print(curve_table(points, classes, title))
     screen.print(
-        f"Scored {len(scored)} recordings; {n_heard} were left out as heard. Curve: {', '.join(map(str, paths))}"
+        f"Scored {points[0].n} recordings; {n_heard} were left out as heard. Curve: {', '.join(map(str, paths))}"
     )
     write_summary(
         json_path,
@@ -161,211 +106,28 @@ def draw_curve(
             "out": str(out),
             "store": str(store.path.resolve()),
             "options": asdict(options),
-            "n_recordings": len(scored),
+            "n_recordings": points[0].n,
             "left_out": {"heard": n_heard},
             "notes": notes,
-            "points": [
-                {
-                    **{name: getattr(point, name) for name in ("head", "n", "n_seeds", "spread")},
-                    "shots": shots_name(point.shots),
-                    "figures": {name: figure.to_json() for name, figure in point.figures.items()},
-                    "against_first": {name: figure.to_json() for name, figure in point.against.items()},
-                }
-                for point in points
-            ],
+            "points": [point.to_json() for point in points],
         },
     )
 
 
-class _Cells:
-    """The fits of a curve. Each one's scores are a file, named by all that decides them, so a resumed call and one with
-    more shots, seeds or heads fit only what is missing; equal draws of a head that itself draws nothing are one file.
-    """
+def _points(cells: CurveCells, options: CurveOptions) -> list[CurvePoint]:
+    from stage2_heads.labels import primary_codes, target_matrix
 
-    def __init__(self, options: CurveOptions, store: Store, reader: StoreReader, folder: Path) -> None:
-        self._options, self._store, self._reader, self._folder = options, store, reader, folder
-        self._heads = {
-            (name, seed): _unfitted_head(name, options, len(reader.blocks), seed)
-            for name in options.heads
-            for seed in options.seeds
-        }
-        divided = [_divide(store, reader, options, fold) for fold in options.folds]
-        self.labels = tuple(sorted({label for fold in divided for label in fold.fitting.labels}))
-        self.folds = [_divide(store, reader, options, fold, self.labels) for fold in options.folds]
-        twice = len([r for f in self.folds for r in f.scored]) - len(
-            {r.recording for f in self.folds for r in f.scored}
-        )
-        if twice:
-            raise InputError(f"{twice} recordings would be scored by two folds; name each fold once.")
-        self._ranks = {
-            (fold, seed): class_ranks(self.folds[fold].fitting.recordings, seed)
-            for fold in range(len(self.folds))
-            for seed in options.seeds
-        }
-
-    def all(self) -> list[_Cell]:
-        """Seeds first, so that all heads' curves grow together."""
-        options = self._options
-        return [
-            _Cell(head, shots, seed, fold)
-            for seed in options.seeds
-            for fold in range(len(self.folds))
-            for shots in options.shots
-            for head in options.heads
-        ]
-
-    def missing(self) -> list[_Cell]:
-        """One cell a file that is not there or cannot be read."""
-        by_path = {self._path(cell): cell for cell in reversed(self.all())}
-        return [cell for path, cell in reversed(by_path.items()) if self._read(path, cell) is None]
-
-    def make(self, cell: _Cell) -> None:
-        """Fit a cell's head on its draw, score the fold's unheard side, keep the scores."""
-        from safetensors.numpy import save_file
-
-        from stage2_heads.scoring import pool_windows
-
-        fold = self.folds[cell.fold]
-        unfitted = self._heads[cell.head, cell.seed]
-        fitted = type(unfitted)(unfitted.settings).fit(fold.fitting.subset(self._drawn(cell)))
-        windows = [
-            fitted.scores(self._reader.read(fold.rows[start : start + _BATCH_ROWS]))
-            for start in range(0, len(fold.rows), _BATCH_ROWS)
-        ]
-        scores = pool_windows(np.concatenate(windows), fold.group, len(fold.scored), _POOL)
-        write_atomically(self._path(cell), lambda path: save_file({"scores": scores}, str(path)))
-
-    def read(self, cell: _Cell) -> np.ndarray:
-        """(n_scored, n_classes) of a cell that is made."""
-        scores = self._read(self._path(cell), cell)
-        if scores is None:
-            raise InputError(f"{self._path(cell)} was changed meanwhile; run the same command again.")
-        return scores
-
-    def draw_size(self, shots: Shots) -> tuple[int, float]:
-        """Classes that have so many recordings in every fold, and the mean number of recordings that a draw holds."""
-        most = _MANY if shots is None else shots
-        sizes = [int((ranks < most).sum()) for ranks in self._ranks.values()]
-        if shots is None:
-            return len(self.labels), float(np.mean(sizes))
-        return sum(n >= shots for n in self._fewest().values()), float(np.mean(sizes))
-
-    def classes_with_few(self) -> list[str]:
-        """A sentence a number of shots that some class does not reach."""
-        lines, fewest = [], self._fewest()
-        for shots in self._options.shots:
-            short = sorted((n, label) for label, n in fewest.items() if shots is not None and n < shots)
-            if short:
-                named = ", ".join(f"{label} {n}" for n, label in short[:_SHOWN]) + ", ..." * (len(short) > _SHOWN)
-                lines.append(
-                    f"{shots} shots: {len(short)} of {len(self.labels)} classes have fewer recordings to draw from and "
-                    f"give all they have ({named})."
-                )
-        return lines
-
-    def _fewest(self) -> dict[str, int]:
-        """Recordings of each class to draw from, in the fold that has fewest."""
-        counts = [
-            {label: sum(r.primary_label == label for r in fold.fitting.recordings) for label in self.labels}
-            for fold in self.folds
-        ]
-        return {label: min(count[label] for count in counts) for label in self.labels}
-
-    def _drawn(self, cell: _Cell) -> np.ndarray:
-        return self._ranks[cell.fold, cell.seed] < (_MANY if cell.shots is None else cell.shots)
-
-    def _path(self, cell: _Cell) -> Path:
-        fold, head = self.folds[cell.fold], self._heads[cell.head, cell.seed]
-        drawn = self._drawn(cell)
-        heard = fold.fitting.heard_by_block[drawn].tolist()
-        chosen = [asdict(r) for r, d in zip(fold.fitting.recordings, drawn, strict=True) if d]
-        decided = (
-            *(_CELL_FORMAT, head.kind, head._settings_json(), self.labels, _POOL),
-            *([fingerprint.digest for _, fingerprint in self._reader.blocks], asdict(self._store.plan)),
-            *(self._options.windows, self._options.secondary_weight),
-            sorted(zip([r["recording"] for r in chosen], chosen, heard, strict=True), key=lambda known: known[0]),
-            [r.recording for r in fold.scored],
-        )
-        return self._folder / f"{digest_of(*decided)}.safetensors"
-
-    def _read(self, path: Path, cell: _Cell) -> np.ndarray | None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            scores = load_file(str(path))["scores"]
-        except (FileNotFoundError, SafetensorError, KeyError):
-            return None
-        fits = scores.shape == (len(self.folds[cell.fold].scored), len(self.labels)) and np.isfinite(scores).all()
-        return scores if fits else None
-
-
-def _divide(
-    store: Store, reader: StoreReader, options: CurveOptions, fold: str, labels: tuple[str, ...] | None = None
-) -> _Fold:
-    """The training side to draw from, and the recordings of the other side that nothing here has heard.
-
-    All recordings of the training side count as heard, drawn or not, so that every cell is scored on the same ones.
-    """
-    from cli.heads import _rows_of_split
-    from embeddings.contract import Heard
-    from stage2_heads.labels import RecordingLabels
-    from stage2_heads.leaks import guard, heard_mask
-    from stage2_heads.rows import label_rows
-
-    names = [name for name, _ in reader.blocks]
-    sides = []
-    for side in ("train", "valid"):
-        rows = _rows_of_split(store, side, fold)
-        places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
-        known = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
-        sides.append((rows, recording_of_row.reshape(-1), known))
-    (rows, recording_of_row, known), (valid_rows, valid_recording_of_row, valid_known) = sides
-    fitting = label_rows(
-        reader,
-        rows,
-        recording_of_row,
-        known,
-        blocks=reader.blocks,
-        labels=labels,
-        heard_by_block=np.stack([heard_mask(known, store.heard([name])) for name in names], axis=1),
-        windows=options.windows,
-        rms_dbfs=store.rows.rms_dbfs[rows],
-        secondary_weight=options.secondary_weight,
-    )
-    heard = Heard(
-        trained_on=frozenset(r.recording for r in known),
-        xeno_canto_ids=frozenset(r.xeno_canto_id for r in known if r.xeno_canto_id),
-    )
-    split = guard(valid_known, heard.union(store.heard(names)), fitting.labels)
-    place = np.where(split.scored, np.cumsum(split.scored) - 1, -1)[valid_recording_of_row]
-    return _Fold(
-        fitting=fitting,
-        scored=tuple(r for r, kept in zip(valid_known, split.scored, strict=True) if kept),
-        rows=valid_rows[place >= 0],
-        group=place[place >= 0],
-        n_heard=split.n_heard_left_out,
-    )
-
-
-def _unfitted_head(name: str, options: CurveOptions, n_blocks: int, seed: int) -> Head:
-    """The head as `heads fit` would make it, with those of the settings that it has, if any of the heads has them."""
-    from cli.heads import _head_settings, _unfitted
-    from stage2_heads.heads import HEADS, create_head
-
-    create_head(name)  # an unknown name is told first
-    known = {
-        head: {field.name for field in fields(HEADS[head].load_class().settings_type)}
-        for head in options.heads
-        if head in HEADS
-    }
-    own = [
-        setting
-        for setting in options.settings
-        if setting.partition("=")[0] in known[name]
-        or not any(setting.partition("=")[0] in names for names in known.values())
-    ]
-    return _unfitted(name, options.fusion, n_blocks, _head_settings(name, own, seed))
+    scored = [recording for fold in cells.folds for recording in fold.scored]
+    fold_of = np.repeat(np.arange(len(cells.folds)), [len(fold.scored) for fold in cells.folds])
+    tables: dict[tuple[str, Shots], list[np.ndarray]] = {}
+    for name in options.heads:
+        for number in options.shots:
+            tables[name, number] = [
+                np.concatenate([cells.read(CurveCell(name, number, s, f)) for f in range(len(cells.folds))])
+                for s in options.seeds
+            ]
+    truth, primary = target_matrix(scored, cells.labels) > 0, primary_codes(scored, cells.labels)
+    return curve_points(tables, truth, primary, fold=fold_of)
 
 
 def _names(text: str, option: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,17 @@ class CurvePoint:
     figures: dict[str, Figure]
     spread: dict[str, float | None]
     against: dict[str, Figure]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "head": self.head,
+            "shots": shots_name(self.shots),
+            "n": self.n,
+            "n_seeds": self.n_seeds,
+            "figures": {name: figure.to_json() for name, figure in self.figures.items()},
+            "spread": self.spread,
+            "against_first": {name: figure.to_json() for name, figure in self.against.items()},
+        }
 
 
 def parse_shots(text: str) -> tuple[Shots, ...]:
@@ -88,6 +100,7 @@ def curve_points(
     truth: np.ndarray,
     primary: np.ndarray,
     *,
+    fold: np.ndarray | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> list[CurvePoint]:
@@ -96,12 +109,15 @@ def curve_points(
     scores   (head, shots) -> a table (n, c) in [0, 1) a seed, the same seeds everywhere; the first head is what the
              others are compared with
     truth    (n, c) bool;  primary : (n,) column of the primary label, -1 when it is none of the classes
+    fold     (n,) int, whose fit scored the recording; each fold is ranked by itself, because another fit's sigmoid may
+             lie elsewhere, and a figure is the mean over folds, by their recordings. Default: one for all
     A replicate weighs recordings by one flat Dirichlet draw and seeds by another (Rubin 1981), the same for every head
     and number of shots, so differences are paired. The seeds' weights are spread by sqrt((S + 1) / (S - 1)) about 1,
     without which few seeds would seem surer of their mean than they are.
     Raises InputError when tables differ in shape or number, or no scored recording's primary label is a class.
     """
     truth = np.asarray(truth) > 0
+    fold = np.zeros(len(truth), dtype=np.int64) if fold is None else np.asarray(fold)
     if not (primary >= 0).any():
         raise InputError(f"none of the {len(truth)} recordings to score is of the {truth.shape[1]} classes.")
     counts = {len(tables) for tables in scores.values()}
@@ -123,7 +139,7 @@ def curve_points(
         for table in tables:
             key = hashlib.sha256(table.tobytes()).digest()
             if key not in known:
-                known[key] = _metrics(truth, table, primary, weights)
+                known[key] = _metrics(truth, table, primary, fold, weights)
             found.append(known[key])
         by_seed[cell] = {name: np.stack([f[name] for f in found]) for name in METRICS}
 
@@ -152,16 +168,28 @@ def curve_points(
     return points
 
 
-def _metrics(truth: np.ndarray, scores: np.ndarray, primary: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Metric -> (r,) under each column of weights."""
-    everyone = np.arange(len(truth))
-    precision = [
-        Ranking.of(truth[:, c], scores[:, c], everyone, len(truth)).curve(weights).average_precision()
-        for c in np.flatnonzero(truth.any(axis=0))
-    ]
-    ranked = np.flatnonzero(primary >= 0)
-    hits = top_k_hits(scores[ranked], primary[ranked], 1)
-    return {"top_1": hits @ weights[ranked] / weights[ranked].sum(axis=0), "cmap_present": np.mean(precision, axis=0)}
+def _metrics(
+    truth: np.ndarray, scores: np.ndarray, primary: np.ndarray, fold: np.ndarray, weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Metric -> (r,) under each column of weights: the mean over folds."""
+    totals = {name: np.zeros(weights.shape[1]) for name in METRICS}
+    shares = dict.fromkeys(METRICS, 0)
+    for number in np.unique(fold):
+        own = np.flatnonzero(fold == number)
+        w, everyone = weights[own], np.arange(len(own))
+        precision = [
+            Ranking.of(truth[own, c], scores[own, c], everyone, len(own)).curve(w).average_precision()
+            for c in np.flatnonzero(truth[own].any(axis=0))
+        ]
+        ranked = np.flatnonzero(primary[own] >= 0)
+        if precision:
+            totals["cmap_present"] += len(own) * np.mean(precision, axis=0)
+            shares["cmap_present"] += len(own)
+        if len(ranked):
+            hits = top_k_hits(scores[own[ranked]], primary[own[ranked]], 1)
+            totals["top_1"] += len(ranked) * (hits @ w[ranked]) / w[ranked].sum(axis=0)
+            shares["top_1"] += len(ranked)
+    return {name: totals[name] / shares[name] for name in METRICS}
 
 
 def _figure(values: np.ndarray, n: int, least: float, most: float) -> Figure:
