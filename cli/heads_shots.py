@@ -66,19 +66,17 @@ def draw_curve(
     _warn_of_torn_shards(store)
     reader = store.reader(options.blocks)
     cells = CurveCells(options, store, reader, out / "cells")
-    labels, all_cells = cells.labels, cells.all()
-    todo = cells.missing()
+    todo, names = cells.missing(), [name for name, _ in reader.blocks]
     what = (
-        f"{', '.join(options.heads)} on {' + '.join(n for n, _ in reader.blocks)}, "
-        f"{', '.join(map(shots_name, options.shots))} recordings of each of {len(labels)} classes, "
-        f"{len(options.seeds)} draws"
+        f"{', '.join(options.heads)} on {' + '.join(names)}, {', '.join(map(shots_name, options.shots))} recordings of "
+        f"each of {len(cells.labels)} classes, {len(options.seeds)} draws"
     )
     screen = console()
     few = cells.classes_with_few()
     for line in few:
         screen.print(line)
     if dry_run:
-        screen.print(f"Would fit {what}: {len(all_cells)} cells, {len(todo)} fits to do. Nothing was fitted.")
+        screen.print(f"Would fit {what}: {len(cells.all())} cells, {len(todo)} fits to do. Nothing was fitted.")
         return
     with progress("fitting", len(todo), "fits") as advance:
         for cell in todo:
@@ -90,8 +88,10 @@ def draw_curve(
     classes = {number: cells.draw_size(number) for number in options.shots}
     n_heard = sum(fold.n_heard for fold in cells.folds)
     ranked = f"Each of {len(cells.folds)} folds is ranked by itself; figures are means over folds."
+    unpublished = store.heard(names).unpublished
     notes = [
         *few,
+        *([unpublished] if unpublished else []),
         *([ranked] if len(cells.folds) > 1 else []),
         f"Recordings of the scored side left out because they were heard: {n_heard}.",
     ]
