@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,16 +83,13 @@ class CurveCells:
         divided = [_divide(store, reader, options, fold) for fold in options.folds]
         self.labels = tuple(sorted({label for fold in divided for label in fold.fitting.labels}))
         self.folds = [_divide(store, reader, options, fold, self.labels) for fold in options.folds]
-        twice = len([r for f in self.folds for r in f.scored]) - len(
-            {r.recording for f in self.folds for r in f.scored}
-        )
-        if twice:
-            raise InputError(f"{twice} recordings would be scored by two folds; name each fold once.")
         self._ranks = {
             (fold, seed): class_ranks(self.folds[fold].fitting.recordings, seed)
             for fold in range(len(self.folds))
             for seed in options.seeds
         }
+        self._known = [[asdict(r) for r in fold.fitting.recordings] for fold in self.folds]
+        self._paths: dict[CurveCell, Path] = {}
 
     def all(self) -> list[CurveCell]:
         """Seeds first, so that all heads' curves grow together."""
@@ -155,20 +153,22 @@ class CurveCells:
 
     def _fewest(self) -> dict[str, int]:
         """Recordings of each class to draw from, in the fold that has fewest."""
-        counts = [
-            {label: sum(r.primary_label == label for r in fold.fitting.recordings) for label in self.labels}
-            for fold in self.folds
-        ]
+        counts = [Counter(r.primary_label for r in fold.fitting.recordings) for fold in self.folds]
         return {label: min(count[label] for count in counts) for label in self.labels}
 
     def _drawn(self, cell: CurveCell) -> np.ndarray:
         return self._ranks[cell.fold, cell.seed] < (_MANY if cell.shots is None else cell.shots)
 
     def _path(self, cell: CurveCell) -> Path:
+        if cell not in self._paths:
+            self._paths[cell] = self._folder / f"{self._digest(cell)}.safetensors"
+        return self._paths[cell]
+
+    def _digest(self, cell: CurveCell) -> str:
         fold, head = self.folds[cell.fold], self._heads[cell.head, cell.seed]
         drawn = self._drawn(cell)
         heard = fold.fitting.heard_by_block[drawn].tolist()
-        chosen = [asdict(r) for r, d in zip(fold.fitting.recordings, drawn, strict=True) if d]
+        chosen = [known for known, d in zip(self._known[cell.fold], drawn, strict=True) if d]
         decided = (
             *(_CELL_FORMAT, head.kind, head._settings_json(), self.labels, _POOL),
             *([fingerprint.digest for _, fingerprint in self._reader.blocks], asdict(self._store.plan)),
@@ -176,7 +176,7 @@ class CurveCells:
             sorted(zip([r["recording"] for r in chosen], chosen, heard, strict=True), key=lambda known: known[0]),
             [r.recording for r in fold.scored],
         )
-        return self._folder / f"{digest_of(*decided)}.safetensors"
+        return digest_of(*decided)
 
     def _read(self, path: Path, cell: CurveCell) -> np.ndarray | None:
         from safetensors import SafetensorError
