@@ -99,7 +99,8 @@ class PrototypeHead(Head):
             self._row_weights = None if recording_of_row is None else _shares(recording_of_row, len(X))
             n_known = len(self.labels_)
             if n_known and classes is not None and tuple(classes[:n_known]) == self.labels_:
-                self._add_classes(tuple(classes[n_known:]))
+                self._widen(len(classes) - n_known)
+                self._begin(tuple(classes), self.dims_)
             return super().partial_fit(X, Y, classes=classes, heard=heard)
         except InputError:
             self.__dict__.update(before)  # a refused call leaves the head as it was
@@ -162,11 +163,12 @@ class PrototypeHead(Head):
         np.square(unit, out=unit)
         self._squares = self._squares + weights @ unit
 
-    def _add_classes(self, added: tuple[str, ...]) -> None:
-        n_known = len(self.labels_)
-        self._begin((*self.labels_, *added), self.dims_)
-        self._sums = np.insert(self._sums, [n_known] * len(added), 0.0, axis=0)
-        self._weights = np.insert(self._weights, [n_known] * len(added), 0.0, axis=0)
+    def _widen(self, n: int) -> None:
+        """Room for classes behind those there are; no row so far was of them."""
+        places = [len(self._sums) - 2] * n
+        self._sums = np.insert(self._sums, places, 0.0, axis=0)
+        self._weights = np.insert(self._weights, places, 0.0, axis=0)
+        self._settle()
 
     def _directions(self, vectors: np.ndarray) -> np.ndarray:
         """Centred, scaled and normalised, so that inner products are the mean of the blocks' cosines. (n, dim)"""
@@ -179,11 +181,11 @@ class PrototypeHead(Head):
 
     def _known(self) -> np.ndarray:
         """(c,) bool: the classes that have an example."""
-        return np.asarray(np.any(self._weights[: len(self.labels_)] > 0, axis=1))
+        return np.asarray(np.any(self._weights[:-2] > 0, axis=1))
 
     def _settle(self) -> None:
         """Centre, scale and prototypes from the sums."""
-        n_classes = len(self.labels_)
+        n_classes = len(self._sums) - 2
         weights = np.repeat(self._weights, self.dims_, axis=1)
         means = np.divide(self._sums, weights, out=np.zeros_like(self._sums), where=weights > 0)
         everything, sides = means[n_classes], [*range(n_classes), n_classes + 1]
