@@ -154,12 +154,12 @@ class FusedHead(Head):
     def _cross_fitted_decisions(self, rows: LabelledRows, blocks: list[LabelledRows]) -> _Unfitted:
         """On unheard recordings where there are enough, else on all."""
         unheard = ~rows.heard_by_backbone
-        enough = rows.n_recordings >= _FOLDS and int(unheard.sum()) >= _FEWEST_UNHEARD
+        enough = int(unheard.sum()) >= _FEWEST_UNHEARD
         usable = unheard if enough else np.ones(rows.n_recordings, dtype=bool)
         folds = recording_folds(rows, _FOLDS, self.settings.seed)
         most = max(1, _DECISIONS // (_FOLDS * len(rows.labels)))
         decisions, targets, recordings = [np.zeros((0, len(blocks)))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
-        for fold in range(_FOLDS):
+        for fold in range(_FOLDS if rows.n_recordings >= _FOLDS else 0):
             fitting, asked = folds != fold, (folds == fold) & usable
             if not rows.subset(fitting).n_rows or not rows.subset(asked).n_rows:
                 continue
