@@ -24,6 +24,7 @@ __all__ = ["MlpHead", "MlpSettings"]
 
 LOSSES = ("bce", "focal", "asymmetric")
 _STATISTICS_ROWS = 4096
+_TINY = 1e-8  # without a margin a score of 1 would cost infinitely much
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _loss(settings: MlpSettings, logits: torch.Tensor, targets: torch.Tensor) ->
         present, absent = present * (1 - score) ** settings.gamma, absent * score**settings.gamma
     elif settings.loss == "asymmetric":
         score = (logits.sigmoid() - settings.margin).clamp(min=0)
-        absent = -(1 - score).log() * score**settings.gamma
+        absent = -(1 - score).clamp(min=_TINY).log() * score**settings.gamma
     return (targets * present + (1 - targets) * absent).mean()
 
 
