@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +42,9 @@ def contest_table(contest: Contest) -> Table:
 def write_contest(contest: Contest, folder: Path) -> list[Path]:
     """contest.csv, contest.md and contest.html in `folder`. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"contest.md": _markdown(contest), "contest.html": _html(contest)}
-    for name, text in texts.items():
-        write_atomically(folder / name, lambda path, text=text: _write_text(path, text))
     write_atomically(folder / "contest.csv", lambda path: _write_csv(path, contest))
+    write_atomically(folder / "contest.md", lambda path: _write_text(path, _markdown(contest)))
+    write_atomically(folder / "contest.html", lambda path: _write_text(path, _html(contest)))
     return [folder / name for name in ("contest.csv", "contest.md", "contest.html")]
 
 
@@ -55,8 +53,8 @@ def _caption(contest: Contest) -> str:
     n = len(contest.truth)
     seeds = f"mean of seeds {', '.join(map(str, contest.seeds))}" if len(contest.seeds) > 1 else "one seed"
     return (
-        f"{n} recordings that neither head nor backbone heard ({contest.how}), fitted on {contest.n_fitted}; {seeds}. In "
-        f"brackets 95 % intervals: Bayesian bootstrap over recordings, the same weights for every row, so that "
+        f"{n} recordings that neither head nor backbone heard ({contest.how}), fitted on {contest.n_fitted}; {seeds}. "
+        f"In brackets 95 % intervals: Bayesian bootstrap over recordings, the same weights for every row, so that "
         f"differences are paired."
     )
 
@@ -117,10 +115,8 @@ def _write_csv(path: Path, contest: Contest) -> None:
             figures = [r.figures[name] for name in _METRICS]
             figures += [r.minus(best, name) for name in ("cmap_present", "top_1")]
             values = [v for f in figures for v in (f.value, f.low, f.high)]
-            writer.writerow(
-                [r.entry.head, " + ".join(r.entry.blocks), len(contest.truth), *values]
-                + [round(r.fit_s, 3), round(r.windows_per_s), r.n_bytes]
-            )
+            cost = (round(r.fit_s, 3), round(r.windows_per_s), r.n_bytes)
+            writer.writerow([r.entry.head, " + ".join(r.entry.blocks), len(contest.truth), *values, *cost])
 
 
 def _html(contest: Contest) -> str:
@@ -166,8 +162,9 @@ def _draw_overview(contest: Contest) -> Canvas:
     for place, r in enumerate(contest.results):
         figure = r.figures["cmap_present"]
         colour = _PALETTE[0] if len(r.entry.blocks) == 1 else _PALETTE[1]
-        axes.plot([figure.low, figure.high], [place, place], color=colour, linewidth=2, alpha=0.5)
-        axes.plot(figure.value, place, "o", color=colour)
+        ends = np.array([figure.low, figure.value, figure.high], float)  # nan, which is not drawn, where undefined
+        axes.plot(ends, [place] * 3, color=colour, linewidth=2, alpha=0.5)
+        axes.plot(ends[1], place, "o", color=colour)
     axes.set_yticks(range(len(contest.results)), [r.entry.name for r in contest.results], fontsize=8)
     axes.invert_yaxis()
     axes.set(xlabel="cmAP over present classes, with its 95 % interval (red: several blocks)")
