@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cli.figures import figure_words
 from embeddings.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from rich.table import Table
 
-    from stage2_heads.score_report import Figure
     from stage2_heads.tournament import Contest, Result
 
 __all__ = ["contest_table", "write_contest"]
 
 _METRICS = {"top_1": "top-1", "cmap_present": "cmAP, present", "cmap_padded_5": "cmAP, padded 5", "auroc": "AUROC"}
+_FILES_ONLY = ("cmAP, padded 5",)  # a terminal is narrower than a page
 _CURVES = 6  # entries whose curves are drawn: more cannot be told apart
 _CONFUSED = 12  # pairs of species that are listed
 _BINS = 10
@@ -32,10 +33,11 @@ def contest_table(contest: Contest) -> Table:
     from rich.table import Table
 
     table = Table(title=contest.verdict(), title_justify="left", caption=_caption(contest), caption_justify="left")
-    for place, heading in enumerate(_headings()):
-        table.add_column(heading, justify="left" if place < 2 else "right")
+    shown = [place for place, heading in enumerate(_headings()) if heading not in _FILES_ONLY]
+    for place in shown:
+        table.add_column(_headings()[place], justify="left" if place < 2 else "right")
     for row in _rows(contest):
-        table.add_row(*(cell.replace(" (", "\n(") for cell in row))
+        table.add_row(*(row[place].replace(" (", "\n(").replace(" + ", "\n+ ") for place in shown))
     return table
 
 
@@ -69,22 +71,14 @@ def _rows(contest: Contest) -> list[list[str]]:
         [
             r.entry.head,
             " + ".join(r.entry.blocks),
-            *(_cell(r.figures[name]) for name in _METRICS),
-            "" if r is best else _cell(r.minus(best, "cmap_present"), sign=True),
+            *(figure_words(r.figures[name]) for name in _METRICS),
+            "" if r is best else figure_words(r.minus(best, "cmap_present"), sign=True),
             f"{r.fit_s:.2f}",
             f"{r.windows_per_s:,.0f}",
             _size(r.n_bytes),
         ]
         for r in contest.results
     ]
-
-
-def _cell(figure: Figure, *, sign: bool = False) -> str:
-    if figure.value is None or figure.low is None or figure.high is None:
-        return ""
-    if sign:
-        return f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f})"
-    return f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"
 
 
 def _size(n_bytes: int) -> str:

@@ -106,7 +106,8 @@ class Contest:
             names = ", ".join(r.entry.name for r in level)
             text += f" {names} {'is' if len(level) == 1 else 'are'} level with it: the difference may be luck."
         if worse:
-            text += f" The other {len(worse)} {'is' if len(worse) == 1 else 'are'} worse by more than luck explains."
+            names = ", ".join(r.entry.name for r in worse)
+            text += f" Worse by more than luck explains: {names}."
         return text
 
 
