@@ -166,7 +166,19 @@ def score(
 
 @app.command()
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="HEAD... STORE", help="Heads, and last the store.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="[HEAD...] STORE", help="Fitted heads, and last the store.")],
+    head: Annotated[
+        str, typer.Option(help="No fitted heads: kinds to fit on every block and score, such as svm,mlp,knn.")
+    ] = "",
+    blocks: Annotated[
+        str,
+        typer.Option(help="With --head: blocks to fit on, such as birdnet,efficientnet+birdnet. Default: all ways."),
+    ] = "",
+    folds: Annotated[
+        int, typer.Option(help="With --head: score every unheard recording, in so many folds, not the valid side.")
+    ] = 0,
+    seeds: Annotated[str, typer.Option(help="With --head: seeds of the heads, such as 0,1,2.")] = "0",
+    out: Annotated[Path | None, typer.Option(help="With --head: folder of the report (CSV, Markdown, HTML).")] = None,
     split: SplitOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
@@ -176,7 +188,28 @@ def compare(
     include_seen: SeenOption = False,
     json_path: JsonOption = None,
 ) -> None:
-    """Heads side by side on the same unheard recordings, with paired differences to the first one."""
+    """Heads side by side on the same unheard recordings, with paired differences.
+
+    Fitted ones (heads compare HEAD... STORE), or kinds on all blocks in one run (heads compare STORE --head svm,knn).
+    """
+    if head:
+        from cli.heads_contest import hold_contest
+
+        hold_contest(
+            paths,
+            heads=head.split(","),
+            blocks=blocks.split(",") if blocks else [],
+            folds=folds,
+            seeds=seeds,
+            split=split,
+            valid_fold=valid_fold,
+            pool=pool,
+            bootstrap=bootstrap,
+            seed=seed,
+            out=out,
+            json_path=json_path,
+        )
+        return
     from embeddings.contract import Heard
     from embeddings.errors import InputError
     from embeddings.store import Store
@@ -185,16 +218,21 @@ def compare(
     from stage2_heads.report import comparison_table
 
     if len(paths) < 2:
-        raise InputError("name at least one head, and last the store: heads compare HEAD... STORE")
+        raise InputError(
+            "name at least one head, and last the store: heads compare HEAD... STORE; or kinds to fit: "
+            "heads compare STORE --head svm,mlp,knn"
+        )
+    if blocks or folds or out or seeds != "0":
+        raise InputError("--blocks, --folds, --seeds and --out need --head, the kinds of heads to fit.")
     *head_paths, store_path = paths
     store = Store(store_path)
     heads = {path: load_head(path) for path in head_paths}
     # One list of heard recordings for all, so that every head is scored on the same ones.
     heard = Heard().union(*(h.heard_.union(store.heard(_blocks_in(h, path, store))) for path, h in heads.items()))
     reports = {}
-    for path, head in heads.items():
+    for path, fitted in heads.items():
         reports[_short_name(path, head_paths)] = _evaluate(
-            head, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
+            fitted, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
         )
     comparison = compare_reports(reports)
     side = f"split {split}" if split else "all that is unheard"

@@ -95,6 +95,29 @@ class Contest:
     how: str
     notes: tuple[str, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        best = self.results[0]
+        return {
+            "verdict": self.verdict(),
+            "how": self.how,
+            "n": len(self.truth),
+            "n_fitted": self.n_fitted,
+            "seeds": list(self.seeds),
+            "notes": list(self.notes),
+            "results": [
+                {
+                    "head": r.entry.head,
+                    "blocks": list(r.entry.blocks),
+                    "figures": {name: figure.to_json() for name, figure in r.figures.items()},
+                    "minus_best": {n: r.minus(best, n).to_json() for n in ("cmap_present", "top_1")},
+                    "fit_s": r.fit_s,
+                    "windows_per_s": r.windows_per_s,
+                    "bytes": r.n_bytes,
+                }
+                for r in self.results
+            ],
+        }
+
     def verdict(self) -> str:
         """Who wins, and whether it is luck, in a few sentences."""
         best, *others = self.results
@@ -112,7 +135,13 @@ class Contest:
 
 
 def entries_of(store: Store, heads: Sequence[str], blocks: Sequence[tuple[str, ...]] = ()) -> list[Entry]:
-    """Every head on each block alone, on all trained blocks together, and on all together; or on the `blocks` named."""
+    """Every head on each block alone, on all trained blocks together, and on all together; or on the `blocks` named.
+
+    Raises InputError for a kind of head that there is not, or that cannot be asked for by itself.
+    """
+    for head in heads:
+        if create_head(head).kind == "fused":
+            raise InputError("fused heads are made of others: name svm, mlp, ..., and sets of blocks are fused late.")
     sets = list(blocks)
     if not sets:
         names = list(store.blocks)
