@@ -109,6 +109,12 @@ class FusedHead(Head):
         return selected
 
     def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:
+        chosen = np.flatnonzero(self.weights_)
+        if (
+            len(chosen) == 1
+        ):  # this head is that block's, and may be calibrated on all that its own backbone did not hear
+            block = rows.block(int(chosen[0]))
+            return self._started(rows.labels, block.dims)._cross_fitted(block, progress)
         # The weights were fitted on cross-fitted decisions, and the offset with them: that is the calibration.
         return self._fitted_calibration or super()._cross_fitted(rows, progress)
 
@@ -193,6 +199,8 @@ class FusedHead(Head):
             self.weighed_on_ = "alike: too few recordings"
             return
         self.weights_, offset = fitted
+        if np.count_nonzero(self.weights_) == 1:
+            self.weights_ = (self.weights_ > 0).astype(np.float64)
         if not allowed.all():
             self.weighed_on_ = "alike, without blocks whose backbones heard these recordings"
         elif self.settings.weights == "equal":
@@ -201,6 +209,8 @@ class FusedHead(Head):
             self.weighed_on_ = "alike: too few recordings are unheard"
         else:
             self.weighed_on_ = f"chosen on {said.n_recordings} recordings that no backbone has heard"
+        if np.count_nonzero(self.weights_) == 1:
+            return
         # A block that has heard them makes its own decisions about them look better than they are.
         honest = said.unheard or not rows.heard_by_block[:, self.weights_ > 0].any()
         calibration = Calibration(1.0, offset, UNHEARD if honest else HEARD, said.n_recordings, len(said.targets))
