@@ -126,6 +126,14 @@ class SvmHead(Head):
             self.coef_ += (self._w - self.coef_) / self._n_averaged
             self.intercept_ += (self._b - self.intercept_) / self._n_averaged
 
+    def _widen(self, n: int) -> None:
+        def wider(array: np.ndarray, value: float) -> np.ndarray:
+            fresh = np.full((*array.shape[:-1], n), value, array.dtype)
+            return np.concatenate([array, fresh], axis=-1)
+
+        self._w, self.coef_, self._positives = (wider(a, 0.0) for a in (self._w, self.coef_, self._positives))
+        self._b, self.intercept_ = wider(self._b, -1.0), wider(self.intercept_, -1.0)
+
     def _decide(self, X: np.ndarray) -> np.ndarray:
         return self.standardiser_.apply(X).astype(np.float64) @ self.coef_ + self.intercept_
 

@@ -21,6 +21,7 @@ QUICK = {
     "svm": {"min_updates": 300, "epochs": 2, "batch_size": 32},
     "mlp": {"hidden": (16,), "min_updates": 150, "max_epochs": 5, "batch_size": 32, "learning_rate": 3e-3},
     "knn": {"k": 3},
+    "online": {"passes": 5},
     "fused": {"head": "svm", "settings": {"min_updates": 300, "epochs": 2, "batch_size": 32}},
 }
 ALL = pytest.mark.parametrize("kind", list(HEADS))
@@ -229,9 +230,13 @@ def test_calibration_says_what_it_rests_on(kind):
 def test_unknown_settings_and_values_are_refused_with_what_is_allowed(kind):
     with pytest.raises(InputError, match="it has"):
         create_head(kind, colour="red")
-    bad = {"svm": {"loss": "logistic"}, "mlp": {"dropout": 1.0}, "knn": {"prior": 0.0}, "fused": {"weights": "some"}}[
-        kind
-    ]
+    bad = {
+        "svm": {"loss": "logistic"},
+        "mlp": {"dropout": 1.0},
+        "knn": {"prior": 0.0},
+        "online": {"passes": 0},
+        "fused": {"weights": "some"},
+    }[kind]
     with pytest.raises(InputError, match=next(iter(bad))):
         create_head(kind, **bad)
 
