@@ -108,7 +108,7 @@ class ProgressiveScore:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All of it but the detector's own state, which is found again by showing it the latest outcomes."""
         counts = (self.n_rows, self.n_hits, self.n_new, self.n_new_hits, self._n_since, self._n_wrong_since)
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "progressive_counts": np.array(counts, np.int64),
             "recent_errors": np.array(self._recent, np.uint8),
         }

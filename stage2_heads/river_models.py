@@ -77,8 +77,8 @@ class RiverModel:
         """The rows learnt, to be learnt again. Raises InputError when they were too many to keep."""
         if self._forgotten:
             raise InputError(
-                f"{self.name} has learnt more rows than are kept for saving ({_ROWS_BYTES >> 20} MB), and river's state "
-                "cannot be saved without pickle. Use it for its progressive score, or save the head's own model (leave "
+                f"{self.name} has learnt more rows than are kept for saving ({_ROWS_BYTES >> 20} MB), and river's "
+                "state cannot be saved without pickle. Use it for its progressive score, or save the head's own model (leave "
                 "`model` out)."
             )
         return {

@@ -126,14 +126,6 @@ class SvmHead(Head):
             self.coef_ += (self._w - self.coef_) / self._n_averaged
             self.intercept_ += (self._b - self.intercept_) / self._n_averaged
 
-    def _widen(self, n: int) -> None:
-        def wider(array: np.ndarray, value: float) -> np.ndarray:
-            fresh = np.full((*array.shape[:-1], n), value, array.dtype)
-            return np.concatenate([array, fresh], axis=-1)
-
-        self._w, self.coef_, self._positives = (wider(a, 0.0) for a in (self._w, self.coef_, self._positives))
-        self._b, self.intercept_ = wider(self._b, -1.0), wider(self.intercept_, -1.0)
-
     def _decide(self, X: np.ndarray) -> np.ndarray:
         return self.standardiser_.apply(X).astype(np.float64) @ self.coef_ + self.intercept_
 
@@ -168,6 +160,15 @@ class SvmHead(Head):
         self.coef_, self.intercept_ = self._w.astype(np.float64), self._b.astype(np.float64)
         self._n_rows = self._n_updates = self._n_averaged = 0
         self._positives = np.zeros(n_classes)
+
+    def _widen(self, n: int) -> None:
+        def wider(array: np.ndarray, value: float) -> np.ndarray:
+            fresh = np.full((*array.shape[:-1], n), value, array.dtype)
+            return np.concatenate([array, fresh], axis=-1)
+
+        self._w, self._b = wider(self._w, 0.0), wider(self._b, -1.0)
+        self.coef_, self.intercept_ = wider(self.coef_, 0.0), wider(self.intercept_, -1.0)
+        self._positives = wider(self._positives, 0.0)
 
     def _average_over(self, coef: np.ndarray, intercept: np.ndarray) -> None:
         """Take averaged weights as the fitted ones; later updates start from them."""

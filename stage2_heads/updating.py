@@ -135,9 +135,7 @@ class LineStream:
             wrong = int(np.flatnonzero(~np.isfinite(vector))[0])
             raise InputError(f"number {wrong} of the vector is {given[wrong]!r}; finite float32 numbers were expected.")
         if not vector.any():
-            raise InputError(
-                f"all {dim} numbers of the vector are 0, which no backbone says of a window; nothing learnt."
-            )
+            raise InputError(f"all {dim} numbers of the vector are 0, which no backbone says of a window.")
         return vector
 
 
