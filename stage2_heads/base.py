@@ -172,7 +172,7 @@ class Head(ABC):
         """Go on from the present parameters, or from nothing. X, Y are checked and not empty."""
 
     def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
-        """Go on from the present parameters with rows of this head's blocks and classes, in an order drawn by `seed`."""
+        """Go on from the present parameters with rows of this head's blocks and classes, in a seeded order."""
         done = 0
         for X, Y in rows.batches(_UPDATE_ROWS, seed=seed):
             self._learn_more(X.copy(), Y.copy())  # the next batch overwrites the buffers
