@@ -222,11 +222,14 @@ def _learn_stream(head: Head, target: Path, dry_run: bool) -> dict[str, Any]:
     import json
     import signal
 
+    from threadpoolctl import threadpool_limits
+
     from stage2_heads.updating import LineStream
 
     answering = LineStream(head)
     interrupts = _Interrupts()
     before = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
+    hold = threadpool_limits(1, user_api="blas")  # a line is learnt before a second thread has woken up
     try:
         while line := interrupts.wait_for(sys.stdin.buffer.readline):
             sys.stdout.write(json.dumps(answering.answer(line), ensure_ascii=False) + "\n")
@@ -234,6 +237,7 @@ def _learn_stream(head: Head, target: Path, dry_run: bool) -> dict[str, Any]:
     except (KeyboardInterrupt, BrokenPipeError):
         pass  # no more is asked for: what was learnt is saved below
     finally:
+        hold.restore_original_limits()
         for number, handler in before.items():
             signal.signal(number, handler)
     saved = "nothing was saved (--dry-run)"

