@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from cli.heads import app
 from embeddings.errors import CisticolaError, InputError
 from embeddings.extract import extract
+from embeddings.files import _exchange
 from embeddings.splits import Split
 from embeddings.store import Store
 from embeddings.windows import WindowPlan
@@ -519,6 +520,30 @@ class TestUpdateFromAStream:
         after = load_head(fitted_head)
         assert after.progressive_.n_rows == before.progressive_.n_rows + learnt
         assert [p.name for p in fitted_head.parent.iterdir()] == ["head"]
+
+    def test_a_kill_while_a_head_is_replaced_leaves_a_whole_one_under_its_name(
+        self, fitted_head, tmp_path, monkeypatch
+    ):
+        class Killed(BaseException):
+            pass
+
+        def killed(*_, **__):
+            raise Killed
+
+        for name in ("one", "two"):
+            (tmp_path / "probe" / name).mkdir(parents=True)
+        if not _exchange(tmp_path / "probe" / "one", tmp_path / "probe" / "two"):
+            pytest.skip("this system cannot exchange two folders in one step")
+        head = load_head(fitted_head)
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", killed)  # the old head never gives up its name
+            head.add_classes(["c"]).save(fitted_head)
+        assert load_head(fitted_head).labels_ == ("a", "b", "c")
+        with monkeypatch.context() as patched:
+            patched.setattr("embeddings.files.shutil.rmtree", killed)
+            with pytest.raises(Killed):
+                head.add_classes(["d"]).save(fitted_head)
+        assert load_head(fitted_head).labels_ == ("a", "b", "c", "d")
 
     def test_a_save_that_dies_half_way_leaves_the_old_head_whole(self, store, fitted_head, monkeypatch):
         before = contents(fitted_head)
