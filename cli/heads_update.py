@@ -220,6 +220,7 @@ def _since(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) ->
 def _learn_stream(head: Head, target: Path, dry_run: bool) -> dict[str, Any]:
     """Answer every line of standard input; save at its end, or when interrupted between two lines."""
     import json
+    import os
     import signal
 
     from threadpoolctl import threadpool_limits
@@ -232,10 +233,12 @@ def _learn_stream(head: Head, target: Path, dry_run: bool) -> dict[str, Any]:
     hold = threadpool_limits(1, user_api="blas")  # a line is learnt before a second thread has woken up
     try:
         while line := interrupts.wait_for(sys.stdin.buffer.readline):
-            sys.stdout.write(json.dumps(answering.answer(line), ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(answering.answer(line)) + "\n")
             sys.stdout.flush()
-    except (KeyboardInterrupt, BrokenPipeError):
-        pass  # no more is asked for: what was learnt is saved below
+    except KeyboardInterrupt:
+        pass  # what was learnt is saved below
+    except BrokenPipeError:  # nobody reads the answers any more, which the interpreter must not stumble on when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         hold.restore_original_limits()
         for number, handler in before.items():

@@ -15,7 +15,7 @@ from embeddings.errors import InputError
 from stage2_heads.base import Head, Progress
 from stage2_heads.online_learner import LEARNING_RATE, OnlineLogistic
 from stage2_heads.progressive import Drift, ProgressiveScore
-from stage2_heads.river_models import RiverModel
+from stage2_heads.river_models import RiverModel, try_model
 from stage2_heads.rows import LabelledRows
 
 __all__ = ["OnlineHead", "OnlineSettings"]
@@ -53,7 +53,7 @@ class OnlineSettings:
             raise InputError("model_settings are given without a model; name one, such as linear_model.PAClassifier.")
         ProgressiveScore(self.detector, self.detector_settings)  # wrong names are told where they are given
         if self.model:
-            RiverModel(self.model, self.model_settings, 1, 1)
+            try_model(self.model, self.model_settings)
 
 
 class OnlineHead(Head):

@@ -14,7 +14,7 @@ import numpy as np
 from embeddings.errors import InputError
 from stage2_heads.base import required_array
 
-__all__ = ["Detector", "RiverModel", "classifier_names", "create_detector", "detector_names"]
+__all__ = ["Detector", "RiverModel", "classifier_names", "create_detector", "detector_names", "try_model"]
 
 _ROWS_BYTES = 256 << 20  # rows that a model has learnt and that are kept so that it can be saved
 _SURE = 1e-6  # probabilities are kept this far from 0 and 1, so that their log-odds are finite
@@ -46,7 +46,7 @@ class RiverModel:
     def __init__(self, name: str, settings: Mapping[str, Any], dim: int, n_classes: int) -> None:
         self.name, self._n_classes = name, n_classes
         self._model = _create_classifier(name, settings)
-        self._features = list(range(dim))
+        self._features = [f"x{i}" for i in range(dim)]  # some river models split names
         self._rows: list[np.ndarray] = []
         self._labels: list[int] = []
         self._forgotten = False
@@ -156,6 +156,16 @@ def classifier_names() -> list[str]:
 def detector_names() -> list[str]:
     """What may stand in an online head's `detector`."""
     return sorted(_detectors())
+
+
+def try_model(name: str, settings: Mapping[str, Any]) -> None:
+    """Let the model learn two rows. Raises InputError for a name or settings that river does not have or cannot use."""
+    model = RiverModel(name, settings, 1, 2)
+    try:
+        for label in (0, 1):
+            model.learn_row(np.array([label], np.float32), np.eye(2)[label])
+    except Exception as error:  # whatever river's models raise when they are given a text for a number
+        raise InputError(f"{name} cannot learn with {dict(settings)}: {type(error).__name__}: {error}.") from None
 
 
 def create_detector(name: str, settings: Mapping[str, Any]) -> Detector:

@@ -264,6 +264,7 @@ class TestRiverModels:
             ({"model": "linear_model.LogisticRegresion"}, "Did you mean linear_model.LogisticRegression"),
             ({"model": "linear_model.LogisticRegression", "model_settings": {"depth": 3}}, "it has optimizer"),
             ({"model": "linear_model.LogisticRegression", "model_settings": {"loss": [1]}}, "no plain value"),
+            ({"model": "linear_model.LogisticRegression", "model_settings": {"optimizer": "x"}}, "cannot learn with"),
             ({"model": "naive_bayes.MultinomialNB"}, "no negative values"),
             ({"model_settings": {"l2": 1}}, "without a model"),
             ({"detector": "ADVIN"}, "Did you mean ADWIN"),
