@@ -220,6 +220,17 @@ def test_a_new_class_leaves_the_old_ones_as_they_were_and_is_learnt(kind):
         head.add_classes(["elm"])
 
 
+def test_online_heads_of_several_blocks_each_keep_their_score_and_are_updated(tmp_path):
+    head = create_head("fused", head="online").fit(rows_of())
+    assert set(head.learning_notes()) == {"picture: progressive", "sequence: progressive"}
+    head.save(tmp_path / "head")
+    head = load_head(tmp_path / "head")
+    new = rows_of(seed=1)
+    update_head(head, new)
+    assert [own.progressive_.n_new for own in head.heads_] == [96, 96]
+    assert head.heard_.covers(new.recordings[0].recording)
+
+
 def test_a_head_that_cannot_take_a_class_says_so():
     head = create_head("mlp", hidden=(4,), min_updates=5, max_epochs=1).fit(rows_of(12))
     with pytest.raises(InputError, match="a mlp head cannot take new classes"):
