@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import heads_update
 from cli.common import DryRunOption, JsonOption, console, make_app, progress, run, write_summary
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 @app.command()
 def fit(
     store_path: StoreArgument,
-    head: Annotated[str, typer.Option(help="svm, mlp or knn.")],
+    head: Annotated[str, typer.Option(help="svm, mlp, knn or online.")],
     out: Annotated[Path, typer.Option(help="Folder of the head.")],
     split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
@@ -106,6 +107,7 @@ def fit(
         "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
         "n_windows": labelled.n_rows,
         "n_recordings": n_fitted,
+        **fitted.learning_notes(),
     }
     weighed = ""
     if isinstance(fitted, FusedHead):
@@ -118,6 +120,8 @@ def fit(
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
     console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}\nHead: {out}")
+    for name, note in fitted.learning_notes().items():
+        console().print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in note.items()), soft_wrap=True)
     write_summary(
         json_path,
         {
@@ -405,6 +409,9 @@ def _warn_of_torn_shards(store: Store) -> None:
             f"Warning: {len(store.torn)} torn shards of {store.path} are passed over; `embed verify` names them, and "
             f"the `embed extract` that made the store embeds their recordings again."
         )
+
+
+heads_update.register(app)
 
 
 def main() -> None:

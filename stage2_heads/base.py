@@ -17,7 +17,7 @@ from stage2_heads.folds import recording_folds
 from stage2_heads.labels import label_names
 from stage2_heads.rows import LabelledRows
 
-__all__ = ["Head", "Progress", "part_of", "required_array"]
+__all__ = ["Head", "Progress", "heard_in", "part_of", "required_array"]
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, from 0 to 1."""
@@ -25,6 +25,7 @@ Progress = Callable[[float], None]
 _CALIBRATION_FOLDS = 3
 _FEWEST_RECORDINGS = 3  # below this nothing can be held out
 _FEWEST_UNHEARD = 20  # below this the sigmoid is fitted on all held-out recordings, heard by a backbone or not
+_UPDATE_ROWS = 4096  # rows of an update that are read at a time
 _CALIBRATION_VALUES = 4_000_000  # two numbers need no more decisions than this
 
 
@@ -80,7 +81,7 @@ class Head(ABC):
         # Cross-fitting costs a fit on all but one fold, once a fold.
         own_share = 1 / _CALIBRATION_FOLDS if self.needs_calibration else 1.0
         selected = self._learn(rows, part_of(report, 0.0, own_share))
-        self.heard_ = _heard(rows, selected)
+        self.heard_ = heard_in(rows, selected)
         if self.needs_calibration:
             self.calibration_ = self._cross_fitted(rows, part_of(report, own_share, 1 - own_share))
         report(1.0)
@@ -119,6 +120,22 @@ class Head(ABC):
             self.heard_ = self.heard_.union(heard)
         return self
 
+    def add_classes(self, labels: Sequence[str]) -> Self:
+        """Make room for classes that this head has not met, behind those that it has.
+
+        Raises InputError when the head is not fitted, has one of them already, or is of a kind that cannot.
+        """
+        if not self.labels_:
+            raise InputError(f"this {self.kind} head is not fitted; call fit first.")
+        if known := [label for label in labels if label in self.labels_]:
+            raise InputError(f"this {self.kind} head already has the class {known[0]}; name new ones only.")
+        if len(set(labels)) != len(labels):
+            raise InputError(f"{', '.join(labels)}: a class is named twice.")
+        if labels:
+            self._widen(len(labels))
+            self.labels_ = (*self.labels_, *labels)
+        return self
+
     def decision(self, X: np.ndarray) -> np.ndarray:
         """How strongly each window speaks for each class, on the head's own scale.
 
@@ -153,6 +170,25 @@ class Head(ABC):
     @abstractmethod
     def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
         """Go on from the present parameters, or from nothing. X, Y are checked and not empty."""
+
+    def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
+        """Go on from the present parameters with rows of this head's blocks and classes, in a seeded order."""
+        done = 0
+        for X, Y in rows.batches(_UPDATE_ROWS, seed=seed):
+            self._learn_more(X.copy(), Y.copy())  # the next batch overwrites the buffers
+            done += len(X)
+            progress(done / rows.n_rows)
+
+    def _widen(self, n: int) -> None:
+        """Make room for n more classes behind the others."""
+        raise InputError(
+            f"a {self.kind} head cannot take new classes once it is fitted. Leave their recordings out, or fit a new "
+            "head on the old and the new recordings."
+        )
+
+    def learning_notes(self) -> dict[str, Any]:
+        """What is worth telling of how the learning went, as plain JSON values; empty for most heads."""
+        return {}
 
     @abstractmethod
     def _decide(self, X: np.ndarray) -> np.ndarray:
@@ -253,7 +289,7 @@ def required_array(
     return array
 
 
-def _heard(rows: LabelledRows, selected: np.ndarray | None) -> Heard:
+def heard_in(rows: LabelledRows, selected: np.ndarray | None = None) -> Heard:
     """The recordings with windows among `rows`; `selected`, (n_recordings,) bool, were only selected by."""
     used = np.bincount(rows.recording_of_row, minlength=rows.n_recordings) > 0
     only_selected = np.zeros(rows.n_recordings, dtype=bool) if selected is None else selected

@@ -126,6 +126,19 @@ class FusedHead(Head):
         for head, part in zip(self.heads_, self._parts(X), strict=True):
             head._learn_more(part, Y)
 
+    def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
+        for i, head in enumerate(self.heads_):
+            head._learn_rows(rows.block(i), seed, part_of(progress, i / len(self.heads_), 1 / len(self.heads_)))
+
+    def _widen(self, n: int) -> None:
+        for head in self.heads_:
+            head._widen(n)
+            head.labels_ = (*head.labels_, *(f"new {i}" for i in range(n)))  # the names are this head's own affair
+
+    def learning_notes(self) -> dict[str, Any]:
+        named = zip(self.blocks_, self.heads_, strict=False)
+        return {f"{name}: {key}": note for (name, _), head in named for key, note in head.learning_notes().items()}
+
     def _decide(self, X: np.ndarray) -> np.ndarray:
         total = np.zeros((len(X), len(self.labels_)))
         for head, weight, part in zip(self.heads_, self.weights_, self._parts(X), strict=True):

@@ -77,6 +77,9 @@ class KnnHead(Head):
         self._codes = np.concatenate([codes[: len(self._targets)][self._codes], codes[len(self._targets) :]])
         self._targets = targets
 
+    def _widen(self, n: int) -> None:
+        self._targets = np.pad(self._targets, ((0, 0), (0, n)))
+
     def _decide(self, X: np.ndarray) -> np.ndarray:
         queries = self.normaliser_.apply(X)
         votes = np.zeros((len(X), len(self.labels_)))

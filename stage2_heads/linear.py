@@ -230,6 +230,15 @@ class LinearHead(Head):
         self._n_rows = self._n_updates = self._n_averaged = 0
         self._positives = np.zeros(n_classes)
 
+    def _widen(self, n: int) -> None:
+        def wider(array: np.ndarray, value: float) -> np.ndarray:
+            fresh = np.full((*array.shape[:-1], n), value, array.dtype)
+            return np.concatenate([array, fresh], axis=-1)
+
+        self._w, self._b = wider(self._w, 0.0), wider(self._b, self.start_offset)
+        self.coef_, self.intercept_ = wider(self.coef_, 0.0), wider(self.intercept_, self.start_offset)
+        self._positives = wider(self._positives, 0.0)
+
     def _continue_from(self, coef: np.ndarray, intercept: np.ndarray) -> None:
         """Take averaged weights as the fitted ones; later updates start from them."""
         self.coef_, self.intercept_ = coef, intercept

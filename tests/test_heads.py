@@ -22,6 +22,7 @@ QUICK = {
     "logistic": {"min_updates": 300, "epochs": 2, "batch_size": 32},
     "mlp": {"hidden": (16,), "min_updates": 150, "max_epochs": 5, "batch_size": 32, "learning_rate": 3e-3},
     "knn": {"k": 3},
+    "online": {"passes": 5},
     "fused": {"head": "svm", "settings": {"min_updates": 300, "epochs": 2, "batch_size": 32}},
 }
 ALL = pytest.mark.parametrize("kind", list(HEADS))
@@ -235,6 +236,7 @@ def test_unknown_settings_and_values_are_refused_with_what_is_allowed(kind):
         "logistic": {"schedule": "never"},
         "mlp": {"dropout": 1.0},
         "knn": {"prior": 0.0},
+        "online": {"passes": 0},
         "fused": {"weights": "some"},
     }[kind]
     with pytest.raises(InputError, match=next(iter(bad))):
