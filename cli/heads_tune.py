@@ -45,7 +45,7 @@ def tune(
     ] = None,
     min_recordings: Annotated[
         int, typer.Option(help="A class with fewer held-out recordings gets the threshold shared by all.")
-    ] = 5,
+    ] = 10,
     split: Annotated[
         str,
         typer.Option(

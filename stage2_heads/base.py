@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,14 +16,12 @@ from stage2_heads.calibration import BELOW_ONE, HEARD, NOTHING, UNHEARD, Calibra
 from stage2_heads.calibrators import vote_log_odds
 from stage2_heads.crossfit import DecisionFunction, HeldOut, cross_fitted
 from stage2_heads.labels import label_names
+from stage2_heads.progress import Progress, part_of
 from stage2_heads.rows import LabelledRows
 from stage2_heads.thresholds import DEFAULT_THRESHOLD, detected
 from stage2_heads.tuned import Tuning
 
 __all__ = ["Head", "Progress", "part_of", "required_array"]
-
-Progress = Callable[[float], None]
-"""Called with the share of the work that is done, from 0 to 1."""
 
 _CALIBRATION_FOLDS = 3
 _FEWEST_RECORDINGS = 3  # below this nothing can be held out
@@ -138,11 +136,9 @@ class Head(ABC):
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (n, c), finite, in [0, 1). Arguments and errors as for `decision`."""
         decisions = self.decision(X)
-        return (
-            self.fitted_scores(decisions)
-            if self.tuning_ is None
-            else self.tuning_.calibrator.apply(self.odds(decisions))
-        )
+        if self.tuning_ is None:
+            return self.fitted_scores(decisions)
+        return self.tuning_.calibrator.apply(self.odds(decisions))
 
     def detections(self, X: np.ndarray) -> np.ndarray:
         """Which classes each window holds, bool (n, c): by the tuned thresholds and top K, else scores of 0.5 or more.
@@ -150,7 +146,9 @@ class Head(ABC):
         Arguments and errors as for `decision`.
         """
         scores = self.scores(X)
-        return detected(scores, DEFAULT_THRESHOLD) if self.tuning_ is None else self.tuning_.detected(scores)
+        if self.tuning_ is None:
+            return detected(scores, DEFAULT_THRESHOLD)
+        return self.tuning_.detected(scores)
 
     def fitted_scores(self, decisions: np.ndarray) -> np.ndarray:
         """Decisions, (n, c), to scores as they were before any tuning: by the shared sigmoid, or votes as they are."""
@@ -251,11 +249,6 @@ class Head(ABC):
 
     def _settings_json(self) -> dict[str, Any]:
         return asdict(self.settings)
-
-
-def part_of(progress: Progress, start: float, share: float) -> Progress:
-    """Reports 0 to 1 of a part of the work as `start` to `start + share` of the whole."""
-    return lambda done: progress(start + share * done)
 
 
 def required_array(

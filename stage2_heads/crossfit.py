@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage2_heads.folds import recording_folds
+from stage2_heads.progress import Progress, part_of
 from stage2_heads.rows import LabelledRows
 
 __all__ = ["DecisionFunction", "HeldOut", "cross_fitted", "held_out_of"]
@@ -57,12 +58,12 @@ class HeldOut:
 
 
 def cross_fitted(
-    learn: Callable[[LabelledRows, Callable[[float], None]], DecisionFunction],
+    learn: Callable[[LabelledRows, Progress], DecisionFunction],
     rows: LabelledRows,
     *,
     n_folds: int,
     seed: int,
-    progress: Callable[[float], None],
+    progress: Progress,
 ) -> HeldOut | None:
     """Decisions about each fold's windows by a copy of the head that was fitted on the other folds.
 
@@ -81,18 +82,19 @@ def cross_fitted(
         fitting, asking = rows.subset(folds != fold), rows.subset(asked)
         if fitting.n_rows == 0 or asking.n_rows == 0:
             continue
-        decide = learn(fitting, lambda share, fold=fold: progress((fold + share) / n_folds))
-        known = (fitting.targets > 0).any(axis=0)  # a class without a recording here has nothing to decide by
+        decide = learn(fitting, part_of(progress, fold / n_folds, 1 / n_folds))
+        known = np.any(fitting.targets > 0, axis=0)  # a class without a recording here has nothing to decide by
         parts.append(_asked(decide, asking, np.flatnonzero(asked), fold, known, n_folds, seed, on_unheard))
     if not parts:
         return None
     return HeldOut(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("decisions", "targets", "known", "recordings", "folds")
-        ),
-        on_unheard,
-        sum(part.n_recordings for part in parts),
+        decisions=np.concatenate([part.decisions for part in parts]),
+        targets=np.concatenate([part.targets for part in parts]),
+        known=np.concatenate([part.known for part in parts]),
+        recordings=np.concatenate([part.recordings for part in parts]),
+        folds=np.concatenate([part.folds for part in parts]),
+        unheard=on_unheard,
+        n_recordings=sum(part.n_recordings for part in parts),
     )
 
 

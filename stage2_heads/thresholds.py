@@ -26,7 +26,7 @@ class Rule:
     """
 
     precision: float | None = None
-    fewest_recordings: int = 5
+    fewest_recordings: int = 10
 
     def __post_init__(self) -> None:
         if self.precision is not None and not 0 < self.precision <= 1:

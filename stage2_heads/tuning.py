@@ -193,7 +193,7 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
     cells = held.known
     targets = held.targets.astype(np.float64)
     whose = np.broadcast_to(held.recordings[:, None], cells.shape)[cells]
-    reliabilities = [reliability(scores[cells], targets[cells], whose) for scores in (before, after)]
+    as_fitted, as_tuned = (reliability(scores[cells], targets[cells], whose) for scores in (before, after))
     per_class = _per_class(head, held, before, after, thresholds, calibrator)
     errors = [
         float(np.mean([row[f"calibration_error_{when}"] for row in per_class if row["recordings"]]))
@@ -210,11 +210,12 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
         calibrated_on=f"{where} ({calibrator.method})",
         n_recordings=held.n_recordings,
         n_windows=len(held.decisions),
-        calibration_error=(float(reliabilities[0].error.value or 0), float(reliabilities[1].error.value or 0)),
+        calibration_error=(as_fitted.error.value or 0.0, as_tuned.error.value or 0.0),
     )
     return TuningReport(
         tuning,
-        *reliabilities,
+        as_fitted,
+        as_tuned,
         per_class,
         (errors[0], errors[1]),
         {level: _agreements(parts) for level, parts in claims.items()},
