@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from embeddings.store import Store
     from stage2_heads.base import Head
     from stage2_heads.rows import LabelledRows
+    from stage2_heads.score_report import Figure
     from stage2_heads.tuning import TuneSettings, TuningReport
 
 __all__ = ["register", "tune", "tuning_row"]
@@ -214,7 +215,7 @@ def _table(report: TuningReport, title: str) -> Table:
     table = Table(title=Text(title), title_justify="left")
     for heading in ("", "as fitted", "tuned", "n"):
         table.add_column(heading, justify="left" if not heading else "right")
-    errors = [f"{r.error.value:.4f} ({r.error.low:.4f} - {r.error.high:.4f})" for r in (before, after)]
+    errors = [_figure(r.error, 4) for r in (before, after)]
     table.add_row("calibration error, all scores (95 %)", *errors, str(before.error.n))
     n_classes = sum(row["recordings"] > 0 for row in report.per_class)
     means = [f"{error:.4f}" for error in report.mean_class_error]
@@ -222,12 +223,12 @@ def _table(report: TuningReport, title: str) -> Table:
     table.add_row("log-loss", f"{before.log_loss:.4f}", f"{after.log_loss:.4f}", str(before.error.n))
     for level, (untuned, tuned) in report.agreement.items():
         table.add_section()
-        for name in ("precision", "recall", "f1_micro", "f1_macro"):
-            table.add_row(
-                f"{name.replace('f1_', 'F1, ')}, per {level}",
-                *(_number(getattr(one, name)) for one in (untuned, tuned)),
-                str(tuned.n),
-            )
+        for name in ("precision", "recall"):
+            shares = (_number(getattr(one, name)) for one in (untuned, tuned))
+            table.add_row(f"{name}, per {level}", *shares, str(tuned.n))
+        for name, heading in (("f1_micro", "F1, micro"), ("f1_macro", "F1, macro")):
+            figures = (_figure(getattr(one, name), 3) for one in (untuned, tuned))
+            table.add_row(f"{heading}, per {level} (95 %)", *figures, str(tuned.n))
     return table
 
 
@@ -260,3 +261,9 @@ def _class_table(report: TuningReport) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _figure(figure: Figure, digits: int) -> str:
+    if figure.value is None:
+        return "-"
+    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} - {figure.high:.{digits}f})"

@@ -15,13 +15,14 @@ from stage2_heads.calibration import HEARD, UNHEARD, Calibration, calibration_er
 from stage2_heads.calibrators import METHODS, Calibrator, fit_calibrator
 from stage2_heads.crossfit import HeldOut, held_out_of
 from stage2_heads.labels import RecordingLabels
-from stage2_heads.reliability import Reliability, reliability
+from stage2_heads.reliability import reliability
 from stage2_heads.rows import LabelledRows
 from stage2_heads.scoring import POOLS, pool_windows
 from stage2_heads.thresholds import DEFAULT_THRESHOLD, Rule, Thresholds, choose_thresholds, detected
 from stage2_heads.tuned import Tuning
+from stage2_heads.tuning_report import Claims, TuningReport, agreements
 
-__all__ = ["Agreement", "TuneSettings", "TuningReport", "heard_before_tuning", "tune"]
+__all__ = ["TuneSettings", "TuningReport", "heard_before_tuning", "tune"]
 
 _FEWEST_RECORDINGS = 3  # as for the calibration of a fit
 
@@ -50,54 +51,6 @@ class TuneSettings:
             raise InputError(f"top-k={self.top_k} must be 1 or more; leave it out to keep any number of classes.")
         if self.n_folds < 2:
             raise InputError(f"folds={self.n_folds} must be 2 or more, so that something is held out.")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Detections beside the truth, over all classes: shares in [0, 1], None where undefined; n counts rows."""
-
-    precision: float | None
-    recall: float | None
-    f1_micro: float | None
-    f1_macro: float | None
-    n: int
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """What tuning changed. Every figure is of folds that neither calibration nor thresholds of that figure had seen.
-
-    before, after        reliability of the scores as fitted, and as tuned
-    per_class            a mapping a class: support, calibration error before and after, thresholds
-    mean_class_error     mean calibration error of the classes with a positive, (before, after)
-    agreement            level -> (untuned: scores of 0.5 or more, tuned)
-    notes                sentences for the reader
-    """
-
-    tuning: Tuning
-    before: Reliability
-    after: Reliability
-    per_class: tuple[dict[str, Any], ...]
-    mean_class_error: tuple[float, float]
-    agreement: dict[str, tuple[Agreement, Agreement]]
-    notes: tuple[str, ...]
-
-    def to_json(self, labels: Sequence[str]) -> dict[str, Any]:
-        return {
-            **self.tuning.to_json(labels),
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "mean_class_calibration_error": {"before": self.mean_class_error[0], "after": self.mean_class_error[1]},
-            "per_class": [dict(row) for row in self.per_class],
-            "agreement": {
-                level: {"before": before.to_json(), "after": after.to_json()}
-                for level, (before, after) in self.agreement.items()
-            },
-            "notes": list(self.notes),
-        }
 
 
 def tune(
@@ -175,7 +128,7 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
     # A sigmoid that was fitted on these recordings is judged like a new one: fitted again without the fold.
     refit = head.needs_calibration and not unheard and base.calibrated_on in (HEARD, UNHEARD)
     before, after = np.empty(held.decisions.shape), np.empty(held.decisions.shape)
-    claims: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]] = {"recording": [], "window": []}
+    claims: dict[str, list[Claims]] = {"recording": [], "window": []}
     for fold in np.unique(held.folds):
         inside = held.folds == fold
         others, judged = held.of(~inside), held.of(inside)
@@ -187,7 +140,8 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
         untuned = _levels(judged, before[inside], settings.pool)
         for level, tuned in _levels(judged, after[inside], settings.pool).items():
             found = detected(tuned.scores, chosen[level].values, settings.top_k)
-            claims[level].append((detected(untuned[level].scores, DEFAULT_THRESHOLD), found, tuned.truth, tuned.known))
+            at_half = detected(untuned[level].scores, DEFAULT_THRESHOLD)
+            claims[level].append(Claims(at_half, found, tuned.truth, tuned.known, tuned.recordings))
     calibrator = fit_calibrator(settings.calibration, held, base)
     thresholds = _thresholds(held, calibrator.apply(held.decisions), settings)
     cells = held.known
@@ -218,7 +172,7 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
         as_tuned,
         per_class,
         (errors[0], errors[1]),
-        {level: _agreements(parts) for level, parts in claims.items()},
+        {level: agreements(parts) for level, parts in claims.items()},
         tuple(_notes(head, held, tuning, settings, unheard)),
     )
 
@@ -241,26 +195,6 @@ def _thresholds(held: HeldOut, scores: np.ndarray, settings: TuneSettings) -> di
         level: choose_thresholds(r.scores, r.truth, r.known, r.recordings, settings.rule, settings.top_k)
         for level, r in _levels(held, scores, settings.pool).items()
     }
-
-
-def _agreements(
-    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[Agreement, Agreement]:
-    untuned, tuned, truth, known = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return _agreement(untuned & known, truth & known), _agreement(tuned & known, truth & known)
-
-
-def _agreement(claimed: np.ndarray, truth: np.ndarray) -> Agreement:
-    right, n_claimed, n_true = ((claimed & truth).sum(axis=0), claimed.sum(axis=0), truth.sum(axis=0))
-    present = n_true > 0
-    f1 = 2 * right[present] / (n_claimed + n_true)[present]
-    return Agreement(
-        precision=float(right.sum() / n_claimed.sum()) if n_claimed.any() else None,
-        recall=float(right.sum() / n_true.sum()) if n_true.any() else None,
-        f1_micro=float(2 * right.sum() / (n_claimed.sum() + n_true.sum())) if n_true.any() else None,
-        f1_macro=float(f1.mean()) if present.any() else None,
-        n=len(truth),
-    )
 
 
 def _per_class(
