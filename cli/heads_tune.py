@@ -100,6 +100,12 @@ def tune(
     if dry_run:
         console().print(f"Would tune {what}; head: {target}.")
         return
+    if not unheard and rows.n_recordings < (n_fitted := _n_fitted(head)):
+        console().print(
+            f"Warning: {store_path} has labelled windows of {rows.n_recordings} of the {n_fitted} recordings that the "
+            "head was fitted on; copies of it learn from those only.",
+            markup=False,
+        )
     with progress(f"tuning {head.kind}", 1000, "steps") as advance:
         done = 0
 
@@ -198,13 +204,17 @@ def _rows_to_tune_on(
 
 
 def _plan(head: Head, head_path: Path, rows: LabelledRows, settings: TuneSettings, unheard: bool) -> str:
-    fitted = len((head.heard_.trained_on | head.heard_.selected_on) - head.tuned_on_)
-    how = "which nobody has heard" if unheard else f"of the {fitted} that it was fitted on, by {settings.n_folds} fits"
+    fits = f"of the {_n_fitted(head)} that it was fitted on, by {settings.n_folds} fits"
+    how = "which nobody has heard" if unheard else fits
     most = f", at most {settings.top_k} classes a row" if settings.top_k is not None else ""
     return (
         f"{head_path} ({head.kind}, {len(head.labels_)} labels): {settings.calibration} calibration, thresholds by "
         f"{settings.rule.words}{most}, on {rows.n_rows} windows of {rows.n_recordings} recordings {how}"
     )
+
+
+def _n_fitted(head: Head) -> int:
+    return len((head.heard_.trained_on | head.heard_.selected_on) - head.tuned_on_)
 
 
 def _table(report: TuningReport, title: str) -> Table:

@@ -20,7 +20,7 @@ from stage2_heads.rows import LabelledRows
 from stage2_heads.scoring import POOLS, pool_windows
 from stage2_heads.thresholds import DEFAULT_THRESHOLD, Rule, Thresholds, choose_thresholds, detected
 from stage2_heads.tuned import Tuning
-from stage2_heads.tuning_report import Claims, TuningReport, agreements
+from stage2_heads.tuning_report import Agreement, Claims, TuningReport, agreements
 
 __all__ = ["TuneSettings", "TuningReport", "heard_before_tuning", "tune"]
 
@@ -166,14 +166,15 @@ def _tuned(head: Head, held: HeldOut, settings: TuneSettings, unheard: bool) -> 
         n_windows=len(held.decisions),
         calibration_error=(as_fitted.error.value or 0.0, as_tuned.error.value or 0.0),
     )
+    agreement = {level: agreements(parts) for level, parts in claims.items()}
     return TuningReport(
         tuning,
         as_fitted,
         as_tuned,
         per_class,
         (errors[0], errors[1]),
-        {level: agreements(parts) for level, parts in claims.items()},
-        tuple(_notes(head, held, tuning, settings, unheard)),
+        agreement,
+        (*_notes(head, held, tuning, settings, unheard), *_losses(agreement, settings.rule)),
     )
 
 
@@ -264,3 +265,14 @@ def _notes(head: Head, held: HeldOut, tuning: Tuning, settings: TuneSettings, un
         kept = [label for label, own in zip(head.labels_, tuning.calibrator.own, strict=True) if not own]
         notes.append(f"{len(kept)} classes without a held-out recording keep the shared sigmoid: {', '.join(kept)}.")
     return notes
+
+
+def _losses(agreement: dict[str, tuple[Agreement, Agreement]], rule: Rule) -> list[str]:
+    """Where thresholds that were meant to raise F1 did not."""
+    pairs = {level: (untuned.f1_micro.value, tuned.f1_micro.value) for level, (untuned, tuned) in agreement.items()}
+    return [
+        f"Tuned thresholds of {level}s reach F1 {tuned:.3f}, 0.5 on the scores as fitted {untuned:.3f}: these "
+        "recordings are too few to choose by. More of them, or a larger --min-recordings, may help."
+        for level, (untuned, tuned) in pairs.items()
+        if rule.precision is None and untuned is not None and tuned is not None and tuned < untuned
+    ]

@@ -424,3 +424,16 @@ def test_heard_backbones_are_admitted():
     report = tune(head, rows, TuneSettings(n_folds=3))
     assert head.calibrated_on_.startswith("heard recordings")
     assert any("Backbones have heard" in note for note in report.notes)
+
+
+def test_thresholds_that_lose_to_one_half_are_told():
+    rows = rows_of(24)
+    head = create_head("knn", **QUICK["knn"]).fit(rows)
+    told = []
+    for rule in (Rule(fewest_recordings=1), Rule(precision=0.9, fewest_recordings=1)):
+        report = tune(head, rows, TuneSettings(rule=rule, n_folds=4))
+        worse = [a.f1_micro.value < b.f1_micro.value for b, a in report.agreement.values()]
+        notes = [note for note in report.notes if "too few to choose by" in note]
+        assert len(notes) == (sum(worse) if rule.precision is None else 0)
+        told += notes
+    assert told
