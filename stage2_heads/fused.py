@@ -159,7 +159,7 @@ class FusedHead(Head):
         folds = recording_folds(rows, _FOLDS, self.settings.seed)
         most = max(1, _DECISIONS // (_FOLDS * len(rows.labels)))
         decisions, targets, recordings = [np.zeros((0, len(blocks)))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
-        for fold in range(_FOLDS):
+        for fold in range(_FOLDS if rows.n_recordings >= _FOLDS else 0):
             fitting, asked = folds != fold, (folds == fold) & usable
             if not rows.subset(fitting).n_rows or not rows.subset(asked).n_rows:
                 continue
