@@ -214,7 +214,7 @@ def _plan(head: Head, head_path: Path, rows: LabelledRows, settings: TuneSetting
 
 
 def _n_fitted(head: Head) -> int:
-    return len((head.heard_.trained_on | head.heard_.selected_on) - head.tuned_on_)
+    return len(head.heard_.trained_on | (head.heard_.selected_on - head.tuned_on_))
 
 
 def _table(report: TuningReport, title: str) -> Table:
