@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import heads_update
+from cli import heads_tune, heads_update
 from cli.common import DryRunOption, JsonOption, console, make_app, progress, run, write_summary
 
 if TYPE_CHECKING:
@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from stage2_heads.score_report import ScoreReport
 
 app = make_app("Fit heads on a store's embeddings, score them honestly, compare them.")
+heads_tune.register(app)
 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 SplitOption = Annotated[str, typer.Option(help="valid, train or all. Default: all that is unheard.")]
 FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
 PoolOption = Annotated[str, typer.Option(help="A recording's score from its windows: mean, lme (log-mean-exp) or max.")]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="Score at which F1 counts a detection. Default: what `heads tune` chose, else 0.5."),
+]
 BootstrapOption = Annotated[int, typer.Option(help="Replicates behind the 95 % intervals.")]
 SeenOption = Annotated[bool, typer.Option(help="Score heard recordings too; every figure will say so.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
@@ -143,7 +148,7 @@ def score(
     split: SplitOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
-    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    threshold: ThresholdOption = None,
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
@@ -186,7 +191,7 @@ def compare(
     split: SplitOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
-    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    threshold: ThresholdOption = None,
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
@@ -265,6 +270,7 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     n_heard = len(head.heard_.trained_on) + len(head.heard_.selected_on)
     table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
     table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
+    table.add_row("tuning", heads_tune.tuning_row(head))
     for key, value in head.provenance.items():
         table.add_row(key, str(value))
     console().print(table)
@@ -278,7 +284,7 @@ def _evaluate(
     split: str,
     valid_fold: str,
     pool: str,
-    threshold: float,
+    threshold: float | None,
     n_bootstrap: int,
     seed: int,
     include_seen: bool,

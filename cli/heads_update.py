@@ -79,6 +79,7 @@ def _learn_store(
     from embeddings.store import Store
     from stage2_heads.updating import update_head
 
+    was_tuned = head.tuning_ is not None
     rows, summary = _new_rows(head, head_path, Store(store_path), table, split)
     what = f"{summary['n_recordings']} recordings, {rows.n_rows} windows"
     if fresh := summary["new_classes"]:
@@ -107,6 +108,8 @@ def _learn_store(
     head.save(target)
     summary["progressive"] = _since(before, _scores_so_far(head))
     console().print(f"Learnt {what}. {left_out}", soft_wrap=True)
+    if was_tuned and head.tuning_ is None:
+        console().print("Its tuned calibration and thresholds know nothing of the new classes and are gone: tune anew.")
     for name, score in summary["progressive"].items():
         console().print(
             f"{name}Predicted before each was learnt: {score['n_hits']} of {score['n_rows']} windows right, "
