@@ -38,8 +38,8 @@ SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 @app.command()
 def fit(
     store_path: StoreArgument,
-    head: Annotated[str, typer.Option(help="svm, mlp, knn or online.")],
-    out: Annotated[Path, typer.Option(help="Folder of the head.")],
+    head: Annotated[str, typer.Option(help="svm, logistic, mlp, knn, prototypes or online; with --shots several.")],
+    out: Annotated[Path, typer.Option(help="Folder of the head, or of the curve.")],
     split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
     windows: Annotated[str, typer.Option(help="Which windows carry a recording's label: all or loudest.")] = "all",
@@ -54,10 +54,36 @@ def fit(
     valid_fold: FoldOption = "",
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace even a head of another kind or other blocks.")] = False,
+    shots: Annotated[
+        str, typer.Option(help="Draw a learning curve instead: recordings of each class to fit on, as 1,2,4,8,all.")
+    ] = "",
+    seeds: Annotated[int | None, typer.Option(help="With --shots: draws of the recordings. Default 10.")] = None,
     json_path: JsonOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Fit a head on the labelled windows of a store."""
+    """Fit a head on the labelled windows of a store, or with --shots see how many recordings a class needs."""
+    if shots or seeds is not None:
+        from cli.heads_shots import draw_curve
+
+        draw_curve(
+            store_path,
+            out,
+            head=head,
+            shots=shots,
+            seeds=10 if seeds is None else seeds,
+            seed=seed,
+            blocks=blocks,
+            windows=windows,
+            secondary_weight=secondary_weight,
+            fusion=fusion,
+            settings=setting or [],
+            split=split,
+            valid_fold=valid_fold,
+            overwrite=overwrite,
+            json_path=json_path,
+            dry_run=dry_run,
+        )
+        return
     import time
 
     import numpy as np

@@ -22,6 +22,7 @@ QUICK = {
     "logistic": {"min_updates": 300, "epochs": 2, "batch_size": 32},
     "mlp": {"hidden": (16,), "min_updates": 150, "max_epochs": 5, "batch_size": 32, "learning_rate": 3e-3},
     "knn": {"k": 3},
+    "prototypes": {},
     "online": {"passes": 5},
     "fused": {"head": "svm", "settings": {"min_updates": 300, "epochs": 2, "batch_size": 32}},
 }
@@ -237,6 +238,7 @@ def test_unknown_settings_and_values_are_refused_with_what_is_allowed(kind):
         "mlp": {"dropout": 1.0},
         "knn": {"prior": 0.0},
         "online": {"passes": 0},
+        "prototypes": {"centre": "nobody"},
         "fused": {"weights": "some"},
     }[kind]
     with pytest.raises(InputError, match=next(iter(bad))):
@@ -368,7 +370,7 @@ from stage2_heads.rows import ArrayReader, LabelledRows
 X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 rows = LabelledRows(ArrayReader(X, (4,)), np.arange(40), np.arange(40), np.eye(2)[(X[:, 0] > 0).astype(int)],
                     ("a", "b"), (("one", Fingerprint({})),))
-for kind, settings in (("svm", {"min_updates": 50}), ("knn", {})):
+for kind, settings in (("svm", {"min_updates": 50}), ("knn", {}), ("prototypes", {})):
     assert create_head(kind, **settings).fit(rows).scores(X).shape == (40, 2)
 assert "torch" not in sys.modules
 """
