@@ -117,7 +117,8 @@ def fit(
     fitted.save(out)
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
-    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}\nHead: {out}")
+    told = "".join(f"\n{name}: {value}" for name, value in fitted.facts().items())
+    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}{told}\nHead: {out}")
     write_summary(
         json_path,
         {
@@ -127,6 +128,7 @@ def fit(
             "labels": list(fitted.labels_),
             "seconds": seconds,
             "calibrated_on": fitted.calibrated_on_,
+            **fitted.facts(),
             **fitted.provenance,
         },
     )
@@ -223,7 +225,7 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     n_heard = len(head.heard_.trained_on) + len(head.heard_.selected_on)
     table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
     table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
-    for key, value in head.provenance.items():
+    for key, value in (head.facts() | head.provenance).items():
         table.add_row(key, str(value))
     console().print(table)
 

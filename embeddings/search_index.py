@@ -27,7 +27,7 @@ _VERSION = 1
 _SEED = 0
 _DESCRIPTION, _ARRAYS, _CODES = "index.json", "index.safetensors", "codes.arrow"
 _PIECE_ROWS = 1 << 14  # rows that are read, rounded and written together
-_BLOCK_VALUES = 1 << 17  # numbers made float32 at a time: half a megabyte, which stays in a core's own cache
+_BLOCK_VALUES = 1 << 18  # numbers made float32 at a time: a megabyte, which stays in a core's own cache
 _SLACK = 6e-8  # a float32 sum of n products is off by less than n times this share of the vectors' lengths
 
 

@@ -133,6 +133,10 @@ class Head(ABC):
             return np.clip(self.decision(X), 0.0, BELOW_ONE)
         return self.calibration_.apply(self.decision(X))
 
+    def facts(self) -> dict[str, Any]:
+        """What a fitted head measured of itself and tables show, name -> plain value; nothing unless a head says so."""
+        return {}
+
     def save(self, folder: Path) -> None:
         """Write head.json, head.safetensors and heard.json into `folder`, whole or not at all."""
         from stage2_heads.head_files import write_head
