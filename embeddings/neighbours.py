@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -111,7 +112,9 @@ class NeighbourSearch:
         measure = self._measured if self.approximate else None
         try:
             return make_index(folder, self.reader, digest, measure)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             self._temporary = tempfile.TemporaryDirectory(prefix="cisticola-search-")
             return make_index(Path(self._temporary.name) / name, self.reader, digest, measure)
 
