@@ -40,7 +40,7 @@ class KnnSettings:
     prior: float = 0.1
     power: float = 1.0
     class_prior: float = 0.0
-    ivf_above: int = 200_000
+    ivf_above: int = 100_000
     recall: float = 0.95
     seed: int = 0
 

@@ -213,7 +213,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, name, value, words):
         load_head(tmp_path / "head")
 
 
-@pytest.mark.parametrize("limit", [500, 200_000], ids=["lists", "flat"])
+@pytest.mark.parametrize("limit", [500, 100_000], ids=["lists", "flat"])
 def test_vectors_without_direction_neither_vote_nor_are_voted_for(limit):
     rows = labelled()
     vectors = rows.reader._vectors
