@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import heads_tune, heads_update
-from cli.common import DryRunOption, JsonOption, console, make_app, progress, run, write_summary
+from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, progress, run, write_summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,6 @@ def fit(
         "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
         "n_windows": labelled.n_rows,
         "n_recordings": n_fitted,
-        **fitted.learning_notes(),
     }
     weighed = ""
     if isinstance(fitted, FusedHead):
@@ -150,9 +149,8 @@ def fit(
     fitted.save(out)
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
-    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}\nHead: {out}")
-    for name, note in fitted.learning_notes().items():
-        console().print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in note.items()), soft_wrap=True)
+    told = "".join(f"\n{name}: {fact_words(value)}" for name, value in fitted.facts().items())
+    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}{told}\nHead: {out}")
     write_summary(
         json_path,
         {
@@ -162,6 +160,7 @@ def fit(
             "labels": list(fitted.labels_),
             "seconds": seconds,
             "calibrated_on": fitted.calibrated_on_,
+            **fitted.facts(),
             **fitted.provenance,
         },
     )
@@ -297,7 +296,8 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
     table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
     table.add_row("tuning", heads_tune.tuning_row(head))
-    for key, value in head.provenance.items():
+    facts = {name: fact_words(value) for name, value in head.facts().items()}
+    for key, value in (facts | head.provenance).items():
         table.add_row(key, str(value))
     console().print(table)
 

@@ -104,7 +104,6 @@ def _learn_store(
         *head.provenance.get("updates", []),
         {"store": str(store_path.resolve()), "n_recordings": summary["n_recordings"], "n_windows": rows.n_rows},
     ]
-    head.provenance |= head.learning_notes()
     head.save(target)
     summary["progressive"] = _since(before, _scores_so_far(head))
     console().print(f"Learnt {what}. {left_out}", soft_wrap=True)
@@ -249,7 +248,6 @@ def _learn_stream(head: Head, target: Path, dry_run: bool) -> dict[str, Any]:
     saved = "nothing was saved (--dry-run)"
     if not dry_run and answering.n_rows:
         head.provenance["updates"] = [*head.provenance.get("updates", []), {"stream_lines": answering.n_rows}]
-        head.provenance |= head.learning_notes()
         head.save(target)
         saved = f"head: {target}"
     elif not dry_run:

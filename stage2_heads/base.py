@@ -190,6 +190,10 @@ class Head(ABC):
             self._learn_copy, rows, n_folds=n_folds, seed=seed, progress=progress or (lambda share: None)
         )
 
+    def facts(self) -> dict[str, Any]:
+        """What a fitted head measured of itself, as plain JSON values by name; nothing unless a head says so."""
+        return {}
+
     def save(self, folder: Path) -> None:
         """Write head.json, head.safetensors and heard.json into `folder`, whole or not at all."""
         from stage2_heads.head_files import write_head
@@ -225,10 +229,6 @@ class Head(ABC):
             f"a {self.kind} head cannot take new classes once it is fitted. Leave their recordings out, or fit a new "
             "head on the old and the new recordings."
         )
-
-    def learning_notes(self) -> dict[str, Any]:
-        """What is worth telling of how the learning went, as plain JSON values; empty for most heads."""
-        return {}
 
     @abstractmethod
     def _decide(self, X: np.ndarray) -> np.ndarray:

@@ -96,6 +96,12 @@ class FusedHead(Head):
         self.weighed_on_ = ""
         self._fitted_calibration: Calibration | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """What each block's head tells of itself."""
+        names = [name for name, _ in self.blocks_] or [f"block {i}" for i in range(len(self.heads_))]
+        told = zip(names, self.heads_, strict=True)
+        return {f"{block} {name}": value for block, head in told for name, value in head.facts().items()}
+
     def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray | None:
         blocks = [rows.block(i) for i in range(len(rows.dims))]
         self._weigh(rows, self._cross_fitted_decisions(rows, blocks))
@@ -134,10 +140,6 @@ class FusedHead(Head):
         for head in self.heads_:
             head._widen(n)
             head.labels_ = (*head.labels_, *(f"new {i}" for i in range(n)))  # the names are this head's own affair
-
-    def learning_notes(self) -> dict[str, Any]:
-        named = zip(self.blocks_, self.heads_, strict=False)
-        return {f"{name}: {key}": note for (name, _), head in named for key, note in head.learning_notes().items()}
 
     def _decide(self, X: np.ndarray) -> np.ndarray:
         total = np.zeros((len(X), len(self.labels_)))

@@ -89,7 +89,7 @@ class OnlineHead(Head):
             self.learner_.restart_steps()
         return drift
 
-    def learning_notes(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         return {"progressive": self.progressive_.to_json()}
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> None:

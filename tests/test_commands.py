@@ -142,6 +142,21 @@ def test_search_finds_the_recording_itself_and_leaves_it_out_on_request(store, s
     assert len(found["without"]) == 3
 
 
+def test_approximate_search_and_lists_say_what_recall_they_have(store, synthetic_set):
+    audio = sorted((synthetic_set.parent / "train_audio").rglob("*.*"))[0]
+    out = store.parent / "approximate.json"
+    printed = command("embed", "search", store, audio, "-k", "3", "--approximate", "--json", out)
+    found = json.loads(out.read_text())
+    assert found["neighbours"][0]["path"] == str(audio.resolve())
+    assert f"recall@100 {found['search']['recall']:.3f}" in printed
+    head, lists = store.parent / "knn_lists", ("--set", "ivf_above=10", "--set", "power=2")
+    fitted = command("heads", "fit", store, "--head", "knn", *lists, "--out", head, "--json", out)
+    facts = json.loads(out.read_text())
+    for text in (fitted, command("heads", "info", head)):
+        assert "lists" in text
+        assert str(facts["recall"]) in text
+
+
 def test_a_head_refuses_a_store_of_other_blocks_and_names_them(store, heads, synthetic_set, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(store, other)

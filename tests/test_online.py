@@ -170,7 +170,7 @@ def test_progressive_scores_count_predictions_made_before_learning():
     assert (score.n_rows, score.n_new) == (rows.n_rows, rows.n_recordings)
     assert 0.4 < score.top_1 < 1
     assert score.n_new_hits <= min(score.n_hits, score.n_new)
-    note = head.learning_notes()["progressive"]
+    note = head.facts()["progressive"]
     assert (note["rows"], note["top_1"]) == (rows.n_rows, round(score.top_1, 4))
     more = create_head("online", passes=3).fit(rows)
     assert more.progressive_.n_rows == rows.n_rows
@@ -222,7 +222,7 @@ def test_a_new_class_leaves_the_old_ones_as_they_were_and_is_learnt(kind):
 
 def test_online_heads_of_several_blocks_each_keep_their_score_and_are_updated(tmp_path):
     head = create_head("fused", head="online").fit(rows_of())
-    assert set(head.learning_notes()) == {"picture: progressive", "sequence: progressive"}
+    assert set(head.facts()) == {"picture progressive", "sequence progressive"}
     head.save(tmp_path / "head")
     head = load_head(tmp_path / "head")
     new = rows_of(seed=1)
