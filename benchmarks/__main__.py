@@ -24,15 +24,17 @@ def discover() -> dict[str, ModuleType]:
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 when every target was reached, 1 when one was missed, 2 for an unknown name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="run this one")
+    parser.add_argument("--only", metavar="NAME", help="run this one, or this group of them, such as heads")
     only = parser.parse_args(arguments).only
     modules = discover()
-    if only is not None and only not in modules:
-        sys.stderr.write(f"error: there is no benchmark {only!r}; choose {', '.join(modules)}.\n")
+    groups = sorted({module.GROUP for module in modules.values() if hasattr(module, "GROUP")})
+    if only is not None and only not in (*modules, *groups):
+        names = ", ".join(modules)
+        sys.stderr.write(f"error: there is no benchmark {only!r}; choose {names}; groups: {', '.join(groups)}.\n")
         return 2
     results: list[Result] = []
     for name, module in modules.items():
-        if only in (None, name):
+        if only in (None, name, getattr(module, "GROUP", None)):
             began = time.perf_counter()
             for result in module.run():
                 print(json.dumps(result), flush=True)

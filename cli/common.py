@@ -25,6 +25,7 @@ __all__ = [
     "console",
     "describe_named_backbones",
     "engine_words",
+    "fact_words",
     "make_app",
     "print_names",
     "progress",
@@ -166,6 +167,13 @@ def engine_words(record: dict[str, Any] | None) -> str:
     if record.get("windows_per_s"):
         words += f", {record['windows_per_s'] / record['reference_windows_per_s']:.1f} times its speed"
     return words
+
+
+def fact_words(value: Any) -> str:
+    """What a head tells of itself, in a line: a mapping as its names and values."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)
 
 
 def store_backbones(store: Store, blocks: list[str] | None, device: str) -> list[Backbone]:

@@ -129,10 +129,14 @@ def search(
     blocks: BlocksOption = None,
     exclude_own: Annotated[bool, typer.Option(help="Leave out the query's own recording.")] = False,
     one_per_recording: Annotated[bool, typer.Option(help="Only the best window of each recording.")] = False,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Look into the nearest lists of windows only: for millions of them."),
+    ] = False,
     device: DeviceOption = "auto",
     json_path: JsonOption = None,
 ) -> None:
-    """Find the stored windows most similar to a recording, exactly."""
+    """Find the stored windows most similar to a recording: exactly, unless --approximate is given."""
     from rich.table import Table
 
     from embeddings.errors import InputError
@@ -145,7 +149,7 @@ def search(
         raise InputError(f"{audio} is not a file. Give the audio file whose like you look for.")
     store = Store(store_path)
     chosen = blocks.split(",") if blocks else None
-    searcher = NeighbourSearch(store, chosen)
+    searcher = NeighbourSearch(store, chosen, approximate=approximate)
     query_rows, query = embed_file(audio, store_backbones(store, chosen, device), store.plan, _decoder())
     own = [content_hash(audio)] if exclude_own else []
     found = searcher.search(query, k, exclude=own, one_per_recording=one_per_recording)
@@ -186,9 +190,15 @@ def search(
             f"{query_start_s:.1f} s",
         )
     console().print(table)
-    write_summary(
-        json_path, {"query": str(audio), "blocks": [name for name, _ in searcher.reader.blocks], "neighbours": results}
-    )
+    how: dict[str, Any] = {"approximate": approximate}
+    if approximate:
+        how |= {name: searcher.facts[name] for name in ("n_probed", "n_lists", "recall", "recall_k", "recall_queries")}
+        console().print(
+            f"Approximate: {how['n_probed']} of {how['n_lists']} lists; recall@{how['recall_k']} {how['recall']:.3f}, "
+            f"measured on {how['recall_queries']} stored windows."
+        )
+    asked = {"query": str(audio), "blocks": [name for name, _ in searcher.reader.blocks]}
+    write_summary(json_path, {**asked, "search": how, "neighbours": results})
 
 
 def _engines_of(store: Store) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from cli.experiment import Arm, Experiment, Trial
 from cli.experiment_cells import CellScores
+from cli.figures import figure_words
 from embeddings.errors import InputError
 from embeddings.files import write_atomically, write_json
 from stage2_heads.score_report import Figure
@@ -207,28 +208,14 @@ def _rows(results: list[ArmResult]) -> list[list[str]]:
                 arm.recipe,
                 " + ".join(arm.blocks),
                 f"{arm.head}, {arm.fusion}" if arm.fusion else arm.head,
-                *(_cell(result.figures[name]) for name in METRICS),
-                _cell(first.get("top_1"), sign=True),
-                _cell(first.get("cmap_present"), sign=True),
-                _cell(best.get("cmap_present"), sign=True),
+                *(figure_words(result.figures[name]) for name in METRICS),
+                figure_words(first.get("top_1"), sign=True),
+                figure_words(first.get("cmap_present"), sign=True),
+                figure_words(best.get("cmap_present"), sign=True),
                 f"{result.minutes:.1f}" if result.minutes else "",
             ]
         )
     return rows
-
-
-def _cell(figure: Figure | None, *, sign: bool = False) -> str:
-    if figure is None or figure.value is None:
-        return ""
-    value, low, high = (_number(number, sign) for number in (figure.value, figure.low, figure.high))
-    return f"{value} ({low}{' to ' if sign else '-'}{high})"
-
-
-def _number(value: float | None, sign: bool) -> str:
-    """Three digits after the point, and none before it but 1: .732, +.041, 1.000."""
-    assert value is not None
-    text = f"{value:+.3f}" if sign else f"{value:.3f}"
-    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
 
 
 def _caption(results: list[ArmResult]) -> str:

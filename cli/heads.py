@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import DryRunOption, JsonOption, console, make_app, progress, run, write_summary
+from cli import heads_tune, heads_update
+from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, progress, run, write_summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
     from stage2_heads.score_report import ScoreReport
 
 app = make_app("Fit heads on a store's embeddings, score them honestly, compare them.")
+heads_tune.register(app)
 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 SplitOption = Annotated[str, typer.Option(help="valid, train or all. Default: all that is unheard.")]
 FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
 PoolOption = Annotated[str, typer.Option(help="A recording's score from its windows: mean, lme (log-mean-exp) or max.")]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="Score at which F1 counts a detection. Default: what `heads tune` chose, else 0.5."),
+]
 BootstrapOption = Annotated[int, typer.Option(help="Replicates behind the 95 % intervals.")]
 SeenOption = Annotated[bool, typer.Option(help="Score heard recordings too; every figure will say so.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
@@ -32,7 +38,7 @@ SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 @app.command()
 def fit(
     store_path: StoreArgument,
-    head: Annotated[str, typer.Option(help="svm, mlp, knn or prototypes; with --shots several, by commas.")],
+    head: Annotated[str, typer.Option(help="svm, logistic, mlp, knn, prototypes or online; with --shots several.")],
     out: Annotated[Path, typer.Option(help="Folder of the head, or of the curve.")],
     split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
@@ -143,7 +149,8 @@ def fit(
     fitted.save(out)
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
-    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}\nHead: {out}")
+    told = "".join(f"\n{name}: {fact_words(value)}" for name, value in fitted.facts().items())
+    console().print(f"Fitted {what}, in {seconds:.1f} s.{calibrated}{weighed}{told}\nHead: {out}")
     write_summary(
         json_path,
         {
@@ -153,6 +160,7 @@ def fit(
             "labels": list(fitted.labels_),
             "seconds": seconds,
             "calibrated_on": fitted.calibrated_on_,
+            **fitted.facts(),
             **fitted.provenance,
         },
     )
@@ -165,7 +173,7 @@ def score(
     split: SplitOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
-    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    threshold: ThresholdOption = None,
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
@@ -192,17 +200,50 @@ def score(
 
 @app.command()
 def compare(
-    paths: Annotated[list[Path], typer.Argument(metavar="HEAD... STORE", help="Heads, and last the store.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="[HEAD...] STORE", help="Fitted heads, and last the store.")],
+    head: Annotated[
+        str, typer.Option(help="No fitted heads: kinds to fit on every block and score, such as svm,mlp,knn.")
+    ] = "",
+    blocks: Annotated[
+        str,
+        typer.Option(help="With --head: blocks to fit on, such as birdnet,efficientnet+birdnet. Default: all ways."),
+    ] = "",
+    folds: Annotated[
+        int, typer.Option(help="With --head: score every unheard recording, in so many folds, not the valid side.")
+    ] = 0,
+    seeds: Annotated[str, typer.Option(help="With --head: seeds of the heads, such as 0,1,2.")] = "0",
+    out: Annotated[Path | None, typer.Option(help="With --head: folder of the report (CSV, Markdown, HTML).")] = None,
     split: SplitOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
-    threshold: Annotated[float, typer.Option(help="Score at which F1 counts a detection.")] = 0.5,
+    threshold: ThresholdOption = None,
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
     json_path: JsonOption = None,
 ) -> None:
-    """Heads side by side on the same unheard recordings, with paired differences to the first one."""
+    """Heads side by side on the same unheard recordings, with paired differences.
+
+    Fitted ones (heads compare HEAD... STORE), or kinds on all blocks in one run (heads compare STORE --head svm,knn).
+    """
+    if head:
+        from cli.heads_contest import hold_contest
+
+        hold_contest(
+            paths,
+            heads=head.split(","),
+            blocks=blocks.split(",") if blocks else [],
+            folds=folds,
+            seeds=seeds,
+            split=split,
+            valid_fold=valid_fold,
+            pool=pool,
+            bootstrap=bootstrap,
+            seed=seed,
+            out=out,
+            json_path=json_path,
+        )
+        return
     from embeddings.contract import Heard
     from embeddings.errors import InputError
     from embeddings.store import Store
@@ -211,16 +252,21 @@ def compare(
     from stage2_heads.report import comparison_table
 
     if len(paths) < 2:
-        raise InputError("name at least one head, and last the store: heads compare HEAD... STORE")
+        raise InputError(
+            "name at least one head, and last the store: heads compare HEAD... STORE; or kinds to fit: "
+            "heads compare STORE --head svm,mlp,knn"
+        )
+    if blocks or folds or out or seeds != "0":
+        raise InputError("--blocks, --folds, --seeds and --out need --head, the kinds of heads to fit.")
     *head_paths, store_path = paths
     store = Store(store_path)
     heads = {path: load_head(path) for path in head_paths}
     # One list of heard recordings for all, so that every head is scored on the same ones.
     heard = Heard().union(*(h.heard_.union(store.heard(_blocks_in(h, path, store))) for path, h in heads.items()))
     reports = {}
-    for path, head in heads.items():
+    for path, fitted in heads.items():
         reports[_short_name(path, head_paths)] = _evaluate(
-            head, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
+            fitted, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
         )
     comparison = compare_reports(reports)
     side = f"split {split}" if split else "all that is unheard"
@@ -249,7 +295,9 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     n_heard = len(head.heard_.trained_on) + len(head.heard_.selected_on)
     table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
     table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
-    for key, value in head.provenance.items():
+    table.add_row("tuning", heads_tune.tuning_row(head))
+    facts = {name: fact_words(value) for name, value in head.facts().items()}
+    for key, value in (facts | head.provenance).items():
         table.add_row(key, str(value))
     console().print(table)
 
@@ -262,7 +310,7 @@ def _evaluate(
     split: str,
     valid_fold: str,
     pool: str,
-    threshold: float,
+    threshold: float | None,
     n_bootstrap: int,
     seed: int,
     include_seen: bool,
@@ -393,6 +441,9 @@ def _warn_of_torn_shards(store: Store) -> None:
             f"Warning: {len(store.torn)} torn shards of {store.path} are passed over; `embed verify` names them, and "
             f"the `embed extract` that made the store embeds their recordings again."
         )
+
+
+heads_update.register(app)
 
 
 def main() -> None:

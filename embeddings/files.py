@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -61,14 +62,18 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a temporary folder, then put it in the place of `folder`.
 
-    The old folder, if any, stays until the new one is complete.
+    The old folder, if any, stays until the new one is complete. Where the system can exchange two names in one step
+    (Linux), there is a whole folder of that name at every instant; elsewhere a kill between two renames leaves the old
+    one beside it as `.<name>.<digits>.old`.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
         fill(temporary)
-        if folder.exists():
+        if folder.exists() and _exchange(temporary, folder):
+            shutil.rmtree(temporary)
+        elif folder.exists():
             old = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.old")
             folder.rename(old)
             temporary.rename(folder)
@@ -79,6 +84,16 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Give two folders each other's name in one step. False, and nothing done, where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux
+    return rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,20 +1,30 @@
-"""Similar calls: the nearest windows of a store, exactly, read out of core."""
+"""Similar calls: the nearest windows of a store, exactly, or nearly so at a fraction of the cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from embeddings.errors import CisticolaError, InputError
-from embeddings.files import read_json, write_json
-from embeddings.normalise import BlockNormaliser
+from embeddings.candidates import Candidates
+from embeddings.clusters import nearest_lists
+from embeddings.errors import InputError
+from embeddings.search_index import SearchIndex, make_index, open_index
 from embeddings.store import Store, StoreReader
 
 __all__ = ["Neighbour", "NeighbourSearch"]
 
-_CHUNK_ROWS = 16_384
+_FIRST_ROWS, _MOST_ROWS = 1024, 16_384  # looked at together: few at first, to learn how similar similar is
+_MOST_SCORES = 1 << 22  # rough similarities held together: 16 MB
+_MOST_QUERIES = 256
+_MOST_CANDIDATES = 1 << 21  # about 64 MB; more are read from the store at once and thinned to k a query
+_EXACT_ROWS = 4096
+_RECALL_FLOOR, _RECALL_K, _RECALL_QUERIES = 0.95, 100, 128
 
 
 @dataclass(frozen=True)
@@ -27,18 +37,31 @@ class Neighbour:
 
 
 class NeighbourSearch:
-    """Exact nearest neighbours by faiss over any subset of a store's blocks.
+    """Nearest neighbours over any subset of a store's blocks.
 
-    Each block is centred by the store's mean, L2-normalised and weighed equally. The means are kept beside the
-    store's rows and made anew when there are other rows. Memory does not grow with the store.
+    Each block is centred by the store's mean, L2-normalised and weighed equally. Vectors rounded to a byte a number are
+    kept beside the store and made anew whenever its vectors change; they say which rows can be among the nearest, and
+    the similarities of those are taken from the store's own vectors. So an exact search misses nothing, while memory
+    hardly grows with the store (16 bytes a row). In a store that cannot be written to, the rounded vectors go to a
+    temporary folder.
+
+    approximate : gather the vectors in about sqrt(n) lists, of which a search looks into the nearest. How many those
+                  are is settled when the lists are made, by recall@100 of 128 stored windows against exact search,
+                  neighbours from a window's own recording left out: doubled until it is .95 or all lists are searched.
     """
 
-    def __init__(self, store: Store, blocks: Iterable[str] | None = None) -> None:
-        self.store = store
+    def __init__(self, store: Store, blocks: Iterable[str] | None = None, *, approximate: bool = False) -> None:
+        self.store, self.approximate = store, approximate
         self.reader: StoreReader = store.reader(blocks)
         if store.n_rows == 0:
             raise InputError(f"{store.path} holds no rows yet. Extract recordings into it first.")
-        self.normaliser = self._stored_normaliser()
+        self._index = self._opened_index()
+        self.normaliser = self._index.normaliser
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the index: n_lists, and when approximate n_probed and recall."""
+        return {"approximate": self.approximate, **self._index.facts}
 
     def search(
         self, queries: np.ndarray, k: int = 10, *, exclude: Iterable[str] = (), one_per_recording: bool = False
@@ -50,52 +73,163 @@ class NeighbourSearch:
         one_per_recording  only the best window of each recording
         Returns at most k neighbours, most similar first; equal similarities in the order of rows.
         """
+        rows, similarity = self.nearest(queries, k, exclude=exclude, one_per_recording=one_per_recording)
+        window, rank = np.nonzero(rows >= 0)
+        rows, similarity = rows[window, rank], similarity[window, rank]
+        best = np.lexsort((window, rows, -similarity))
+        # A window that several queries find counts once, and so does a recording when only its best may stay.
+        groups = self.store.place_of_row[rows] if one_per_recording else rows
+        _, first = np.unique(groups[best], return_index=True)
+        best = best[np.sort(first)][:k]
+        found = zip(rows[best].tolist(), similarity[best].tolist(), window[best].tolist(), strict=True)
+        return [Neighbour(*neighbour) for neighbour in found]
+
+    def nearest(
+        self, queries: np.ndarray, k: int = 100, *, exclude: Iterable[str] = (), one_per_recording: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k stored windows most similar to each query window; arguments as for `search`.
+
+        Returns rows, int64 (n, k), and similarities, float64 (n, k), most similar first, equal ones in the order of
+        rows; -1 and -inf where there are fewer than k. They do not depend on which queries are asked together.
+        Raises InputError when k or a query does not fit, or a query is not finite.
+        """
         if k < 1:
             raise InputError(f"k={k} must be at least 1.")
         if queries.ndim != 2 or queries.shape[1] != self.reader.dim:
             raise InputError(f"queries have shape {queries.shape}; (n, {self.reader.dim}) was expected.")
-        left_out = {self.store.catalogue.position(r) for r in exclude if r in self.store.catalogue}
-        rows, similarity, window = self._nearest(self.normaliser.apply(queries), k, left_out, one_per_recording)
-        return [Neighbour(*found) for found in zip(rows.tolist(), similarity.tolist(), window.tolist(), strict=True)]
+        left_out = [self.store.catalogue.position(r) for r in exclude if r in self.store.catalogue]
+        allowed = ~np.isin(self.store.place_of_row, left_out) if left_out else None
+        probed = self._index.facts["n_probed"] if self.approximate else None
+        groups = self.store.place_of_row if one_per_recording else None
+        return _nearest(self.reader, self._index, self.normaliser.apply(queries), k, probed, groups, allowed)
 
-    def _nearest(
-        self, queries: np.ndarray, k: int, left_out: set[int], one_per_recording: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        import faiss
-
-        allowed = np.flatnonzero(~np.isin(self.store.place_of_row, list(left_out)))
-        best_rows = np.zeros(0, np.int64)
-        best_similarity = np.zeros(0, np.float32)
-        best_window = np.zeros(0, np.int64)
-        buffer = np.empty((_CHUNK_ROWS, self.reader.dim), np.float32)
-        for start in range(0, len(allowed), _CHUNK_ROWS):
-            rows = allowed[start : start + _CHUNK_ROWS]
-            vectors = self.normaliser.apply(self.reader.read(rows, buffer))
-            # Every stored window asks for its nearest query window: one answer a row, however many queries.
-            similarity, window = faiss.knn(vectors, queries, 1, metric=faiss.METRIC_INNER_PRODUCT)
-            best_rows = np.concatenate([best_rows, rows])
-            best_similarity = np.concatenate([best_similarity, similarity[:, 0]])
-            best_window = np.concatenate([best_window, window[:, 0]])
-            keep = np.lexsort((best_rows, -best_similarity))
-            if one_per_recording:
-                _, first = np.unique(self.store.place_of_row[best_rows[keep]], return_index=True)
-                keep = keep[np.sort(first)]
-            keep = keep[:k]
-            best_rows, best_similarity, best_window = best_rows[keep], best_similarity[keep], best_window[keep]
-        return best_rows, best_similarity, best_window
-
-    def _stored_normaliser(self) -> BlockNormaliser:
-        """The store's means, from its small cache when that was made of the same rows and blocks."""
-        path = self.store.path / "search" / f"{'-'.join(f.digest[:12] for _, f in self.reader.blocks)}.json"
+    def _opened_index(self) -> SearchIndex:
+        name = "-".join(f.digest[:12] for _, f in self.reader.blocks)
+        folder, digest = self.store.path / "search" / name, self.reader.digest
+        found = open_index(folder, self.reader, digest, lists=self.approximate)
+        if found is not None:
+            return found
+        measure = self._measured if self.approximate else None
         try:
-            cached = read_json(path, what="search means")
-            if cached["rows"] == self.store.rows_digest and cached["dims"] == list(self.reader.dims):
-                return BlockNormaliser.from_json(cached["normaliser"])
-        except (CisticolaError, KeyError, TypeError, ValueError):
-            pass  # a cache: absent, old or damaged, it is made anew
-        normaliser = BlockNormaliser.fit(self.reader, np.arange(self.store.n_rows))
-        write_json(
-            path,
-            {"rows": self.store.rows_digest, "dims": list(self.reader.dims), "normaliser": normaliser.to_json()},
-        )
-        return normaliser
+            return make_index(folder, self.reader, digest, measure)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self._temporary = tempfile.TemporaryDirectory(prefix="cisticola-search-")
+            return make_index(Path(self._temporary.name) / name, self.reader, digest, measure)
+
+    def _measured(self, index: SearchIndex) -> dict[str, Any]:
+        """How many lists have to be looked into, and the recall that this gave."""
+        n = self.store.n_rows
+        rows = np.sort(np.random.default_rng(0).choice(n, min(_RECALL_QUERIES, n), replace=False))
+        queries = index.normaliser.apply(self.reader.read(rows))
+        own = self.store.place_of_row[rows]
+
+        def found(probed: int | None) -> list[set[int]]:
+            nearest = _nearest(self.reader, index, queries, _RECALL_K, probed, None, None, own, self.store.place_of_row)
+            return [set(row[row >= 0].tolist()) for row in nearest[0]]
+
+        exact, probed = found(None), max(1, index.n_lists // 128)
+        while True:
+            shares = [len(a & e) / len(e) for a, e in zip(found(probed), exact, strict=True) if e]
+            recall = float(np.mean(shares)) if shares else 1.0
+            if recall >= _RECALL_FLOOR or probed >= index.n_lists:
+                return {"n_probed": probed, "recall": recall, "recall_k": _RECALL_K, "recall_queries": len(shares)}
+            probed = min(2 * probed, index.n_lists)
+
+
+def _nearest(
+    reader: StoreReader,
+    index: SearchIndex,
+    queries: np.ndarray,
+    k: int,
+    probed: int | None,
+    groups: np.ndarray | None,
+    allowed: np.ndarray | None,
+    own: np.ndarray | None = None,
+    place_of_row: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`NeighbourSearch.nearest` of normalised queries.
+
+    probed : lists looked into, None for all rows;  groups : (n_rows,) of which only the best row counts
+    allowed : (n_rows,) bool;  own, place_of_row : (m,), (n_rows,) leave out rows of a query's own place
+    """
+    n_queries = len(queries)
+    rows, similarity = np.full((n_queries, k), -1, np.int64), np.full((n_queries, k), -np.inf)
+    for start in range(0, n_queries, _MOST_QUERIES):
+        asked = slice(start, start + _MOST_QUERIES)
+        part = queries[asked]
+        barred = None if own is None else own[asked]
+        candidates = Candidates(len(part), k, groups)
+        if probed is None and index.n_lists > 1:
+            # A first glance at each query's nearest list, to know what need not be taken up from all others.
+            glance = Candidates(len(part), k, groups)
+            _look(reader, index, part, glance, 1, allowed, barred, place_of_row)
+            glance.prune()
+            candidates.floor = glance.floor
+        _look(reader, index, part, candidates, probed, allowed, barred, place_of_row)
+        _settle(reader, index, part, candidates)
+        who, found, exact, _ = candidates.held()
+        rank = np.arange(len(who)) - np.searchsorted(who, who)
+        rows[start + who, rank], similarity[start + who, rank] = found, exact
+    return rows, similarity
+
+
+def _look(
+    reader: StoreReader,
+    index: SearchIndex,
+    queries: np.ndarray,
+    candidates: Candidates,
+    probed: int | None,
+    allowed: np.ndarray | None,
+    own: np.ndarray | None,
+    place_of_row: np.ndarray | None,
+) -> None:
+    """Offer the rows of the nearest lists, or of all, by their rough similarities."""
+    for low, high, numbers in _ranges(index, queries, probed):
+        here = index.rows[low:high]
+        scores = index.scores(low, high, queries if numbers is None else queries[numbers])
+        who = np.arange(len(queries)) if numbers is None else numbers
+        may = None if allowed is None else np.broadcast_to(allowed[here][:, None], scores.shape)
+        if own is not None and place_of_row is not None:
+            may = place_of_row[here][:, None] != own[who][None, :]
+        candidates.offer(who, here, scores, index.errors[low:high], may)
+        if len(candidates) > _MOST_CANDIDATES:
+            _settle(reader, index, queries, candidates)
+
+
+def _ranges(
+    index: SearchIndex, queries: np.ndarray, probed: int | None
+) -> Iterator[tuple[int, int, np.ndarray | None]]:
+    """Places to look at together, and the numbers of the queries that ask for them, None for all."""
+    if probed is not None and probed < index.n_lists:
+        lists = nearest_lists(queries, index.centroids, probed)
+        asking = np.repeat(np.arange(len(queries)), lists.shape[1])[np.argsort(lists, axis=None, kind="stable")]
+        wanted, first = np.unique(np.sort(lists, axis=None), return_index=True)
+        for label, numbers in zip(wanted, np.split(asking, first[1:]), strict=True):
+            for low in range(index.starts[label], index.starts[label + 1], _MOST_ROWS):
+                yield low, min(low + _MOST_ROWS, int(index.starts[label + 1])), numbers
+        return
+    n, low, size = len(index.rows), 0, _FIRST_ROWS
+    most = max(_FIRST_ROWS, min(_MOST_ROWS, _MOST_SCORES // len(queries)))
+    while low < n:
+        yield low, min(low + size, n), None
+        low, size = low + size, min(2 * size, most)
+
+
+def _settle(reader: StoreReader, index: SearchIndex, queries: np.ndarray, candidates: Candidates) -> None:
+    """Put the similarities of the store's own vectors in the place of rough ones, and keep k a query."""
+    candidates.prune()
+    who, rows, _, _ = candidates.held()
+    order = np.argsort(rows, kind="stable")
+    who, rows = who[order], rows[order]
+    unique, place = np.unique(rows, return_inverse=True)
+    exact = np.empty(len(rows))
+    columns = queries.astype(np.float64).T
+    for start in range(0, len(unique), _EXACT_ROWS):
+        part = unique[start : start + _EXACT_ROWS]
+        vectors = index.normaliser.apply(reader.read(part)).astype(np.float64)
+        low, high = np.searchsorted(place, [start, start + len(part)])
+        exact[low:high] = (vectors @ columns)[place[low:high] - start, who[low:high]]
+    # Equal vectors are equally similar, though sums in another order differ in the last digits.
+    candidates.settle(who, rows, np.round(exact, 9))

@@ -21,6 +21,7 @@ __all__ = [
     "check_shard",
     "read_rows",
     "read_vectors",
+    "shard_checksum",
     "shard_metadata",
     "write_rows",
     "write_vectors",
@@ -105,6 +106,11 @@ def read_vectors(path: Path) -> np.ndarray:
 def shard_metadata(path: Path) -> dict[str, Any]:
     """The provenance that was sealed into a shard."""
     return json.loads(_open(path).schema.metadata[_METADATA])
+
+
+def shard_checksum(path: Path) -> str:
+    """The SHA-256 of its content that was sealed into a shard, as hexadecimal digits."""
+    return _open(path).schema.metadata[_CHECKSUM].decode()
 
 
 def check_shard(path: Path) -> str:

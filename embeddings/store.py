@@ -14,7 +14,7 @@ from embeddings.errors import StoreError
 from embeddings.layout import HASHES, Block, StoreLayout, create_layout
 from embeddings.quarantine import Quarantine
 from embeddings.recordings import Catalogue, Recording, load_catalogue, save_catalogue
-from embeddings.shards import RowTable, read_rows, read_vectors
+from embeddings.shards import RowTable, read_rows, read_vectors, shard_checksum
 from embeddings.splits import Split
 from embeddings.windows import WindowPlan
 
@@ -149,6 +149,18 @@ class StoreReader:
     @property
     def n_rows(self) -> int:
         return self._store.n_rows
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits that change with any vector and with the order of rows: for caches made of them."""
+        store, digest = self._store, hashlib.sha256()
+        for shard in np.unique(store._shard_of_row):
+            for name, fingerprint in self.blocks:
+                checksum = shard_checksum(store.vector_path(name, store.shards[shard]))
+                digest.update(f"{shard} {fingerprint.digest} {checksum}\n".encode())
+        for where in (store._shard_of_row, store._offset_of_row):
+            digest.update(np.ascontiguousarray(where, np.int64).data)
+        return digest.hexdigest()[:32]
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """rows : (n,) row numbers in any order.  Returns float32 (n, dim), in `out[:n]` when `out` is given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,19 +13,19 @@ import numpy as np
 from embeddings.contract import Fingerprint, Heard
 from embeddings.errors import ContractError, InputError
 from stage2_heads.calibration import BELOW_ONE, HEARD, NOTHING, UNHEARD, Calibration, calibration_error, fit_sigmoid
-from stage2_heads.folds import recording_folds
+from stage2_heads.calibrators import vote_log_odds
+from stage2_heads.crossfit import DecisionFunction, HeldOut, cross_fitted
 from stage2_heads.labels import label_names
+from stage2_heads.progress import Progress, part_of
 from stage2_heads.rows import LabelledRows
+from stage2_heads.thresholds import DEFAULT_THRESHOLD, detected
+from stage2_heads.tuned import Tuning
 
-__all__ = ["Head", "Progress", "part_of", "required_array"]
-
-Progress = Callable[[float], None]
-"""Called with the share of the work that is done, from 0 to 1."""
+__all__ = ["Head", "Progress", "heard_in", "part_of", "required_array"]
 
 _CALIBRATION_FOLDS = 3
 _FEWEST_RECORDINGS = 3  # below this nothing can be held out
-_FEWEST_UNHEARD = 20  # below this the sigmoid is fitted on all held-out recordings, heard by a backbone or not
-_CALIBRATION_VALUES = 4_000_000  # two numbers need no more decisions than this
+_UPDATE_ROWS = 4096  # rows of an update that are read at a time
 
 
 class Head(ABC):
@@ -37,6 +37,8 @@ class Head(ABC):
     blocks_, dims_     (name, Fingerprint) and length of each block, in the order in which X holds them
     heard_             the recordings that this head was fitted on or selected by (not those of its backbones)
     calibration_       the sigmoid, and what it was fitted on
+    tuning_            calibration a class and thresholds, where `stage2_heads.tuning` chose them; scores follow it
+    tuned_on_          those of heard_ that were only tuned on
     windows_, secondary_weight_   how weak labels fell on windows, and what secondary labels counted
     `provenance` is the caller's: plain JSON values that are saved along.
     """
@@ -57,10 +59,14 @@ class Head(ABC):
         self.windows_ = "all"
         self.secondary_weight_ = 1.0
         self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
+        self.tuning_: Tuning | None = None
+        self.tuned_on_: frozenset[str] = frozenset()
 
     @property
     def calibrated_on_(self) -> str:
-        """What the scores' sigmoid was fitted on, as tables say it; "" for a head whose scores have no sigmoid."""
+        """What the scores' calibration was fitted on, as tables say it; "" for a head whose scores are bare votes."""
+        if self.tuning_ is not None:
+            return self.tuning_.calibrated_on
         return self.calibration_.calibrated_on if self.needs_calibration else ""
 
     def fit(self, rows: LabelledRows, *, progress: Progress | None = None) -> Self:
@@ -73,6 +79,7 @@ class Head(ABC):
         rows = rows.held()
         self._begin(rows.labels, rows.dims)
         self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
+        self.tuning_, self.tuned_on_ = None, frozenset()
         self.blocks_, self.windows_, self.secondary_weight_ = rows.blocks, rows.windows, rows.secondary_weight
         names = label_names(rows.recordings)
         self.names_ = {label: names[label] for label in rows.labels if label in names}
@@ -80,7 +87,7 @@ class Head(ABC):
         # Cross-fitting costs a fit on all but one fold, once a fold.
         own_share = 1 / _CALIBRATION_FOLDS if self.needs_calibration else 1.0
         selected = self._learn(rows, part_of(report, 0.0, own_share))
-        self.heard_ = _heard(rows, selected)
+        self.heard_ = heard_in(rows, selected)
         if self.needs_calibration:
             self.calibration_ = self._cross_fitted(rows, part_of(report, own_share, 1 - own_share))
         report(1.0)
@@ -94,7 +101,7 @@ class Head(ABC):
         X : (n, dim) raw fused vectors;  Y : (n, c) targets in [0, 1]
         classes  the labels of Y's columns; required the first time, and the same ever after
         heard    the recordings that these rows come from, so that they are never scored
-        The sigmoid of the scores stays as it is: fit anew to calibrate anew.
+        Calibration and thresholds stay as they are: fit or tune anew for others.
         """
         X, Y = np.asarray(X), np.asarray(Y, dtype=np.float32)
         if not self.labels_:
@@ -119,6 +126,23 @@ class Head(ABC):
             self.heard_ = self.heard_.union(heard)
         return self
 
+    def add_classes(self, labels: Sequence[str]) -> Self:
+        """Make room for classes that this head has not met, behind those that it has. Tuning is dropped: tune anew.
+
+        Raises InputError when the head is not fitted, has one of them already, or is of a kind that cannot.
+        """
+        if not self.labels_:
+            raise InputError(f"this {self.kind} head is not fitted; call fit first.")
+        if known := [label for label in labels if label in self.labels_]:
+            raise InputError(f"this {self.kind} head already has the class {known[0]}; name new ones only.")
+        if len(set(labels)) != len(labels):
+            raise InputError(f"{', '.join(labels)}: a class is named twice.")
+        if labels:
+            self._widen(len(labels))
+            self.tuning_ = None  # it knows nothing of the new classes
+            self.labels_ = (*self.labels_, *labels)
+        return self
+
     def decision(self, X: np.ndarray) -> np.ndarray:
         """How strongly each window speaks for each class, on the head's own scale.
 
@@ -129,9 +153,46 @@ class Head(ABC):
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (n, c), finite, in [0, 1). Arguments and errors as for `decision`."""
+        decisions = self.decision(X)
+        if self.tuning_ is None:
+            return self.fitted_scores(decisions)
+        return self.tuning_.calibrator.apply(self.odds(decisions))
+
+    def detections(self, X: np.ndarray) -> np.ndarray:
+        """Which classes each window holds, bool (n, c): by the tuned thresholds and top K, else scores of 0.5 or more.
+
+        Arguments and errors as for `decision`.
+        """
+        scores = self.scores(X)
+        if self.tuning_ is None:
+            return detected(scores, DEFAULT_THRESHOLD)
+        return self.tuning_.detected(scores)
+
+    def fitted_scores(self, decisions: np.ndarray) -> np.ndarray:
+        """Decisions, (n, c), to scores as they were before any tuning: by the shared sigmoid, or votes as they are."""
         if not self.needs_calibration:
-            return np.clip(self.decision(X), 0.0, BELOW_ONE)
-        return self.calibration_.apply(self.decision(X))
+            return np.clip(decisions, 0.0, BELOW_ONE)
+        return self.calibration_.apply(decisions)
+
+    def odds(self, decisions: np.ndarray) -> np.ndarray:
+        """Decisions, (n, c), on the scale that calibrators take: votes as log-odds, others as they are."""
+        return decisions if self.needs_calibration else vote_log_odds(decisions)
+
+    def cross_fitted_decisions(
+        self, rows: LabelledRows, *, n_folds: int, progress: Progress | None = None
+    ) -> HeldOut | None:
+        """Decisions about `rows` by copies of this head, each fitted on all folds of recordings but the one asked.
+
+        The head itself stays as it is. None when there is nothing that can be held out.
+        """
+        seed = int(getattr(self.settings, "seed", 0))
+        return cross_fitted(
+            self._learn_copy, rows, n_folds=n_folds, seed=seed, progress=progress or (lambda share: None)
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a fitted head measured of itself, as plain JSON values by name; nothing unless a head says so."""
+        return {}
 
     def save(self, folder: Path) -> None:
         """Write head.json, head.safetensors and heard.json into `folder`, whole or not at all."""
@@ -153,6 +214,21 @@ class Head(ABC):
     @abstractmethod
     def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:
         """Go on from the present parameters, or from nothing. X, Y are checked and not empty."""
+
+    def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
+        """Go on from the present parameters with rows of this head's blocks and classes, in a seeded order."""
+        done = 0
+        for X, Y in rows.batches(_UPDATE_ROWS, seed=seed):
+            self._learn_more(X.copy(), Y.copy())  # the next batch overwrites the buffers
+            done += len(X)
+            progress(done / rows.n_rows)
+
+    def _widen(self, n: int) -> None:
+        """Make room for n more classes behind the others."""
+        raise InputError(
+            f"a {self.kind} head cannot take new classes once it is fitted. Leave their recordings out, or fit a new "
+            "head on the old and the new recordings."
+        )
 
     @abstractmethod
     def _decide(self, X: np.ndarray) -> np.ndarray:
@@ -187,48 +263,29 @@ class Head(ABC):
             raise InputError(f"{len(bad)} of {len(X)} vectors hold values that are not finite (first: row {bad[0]}).")
         return X
 
+    def _learn_copy(self, rows: LabelledRows, progress: Progress) -> DecisionFunction:
+        copy = type(self)(self.settings)
+        copy._begin(rows.labels, rows.dims)
+        copy._learn(rows, progress)
+        return copy.decision
+
     def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:
         """The sigmoid of decisions about recordings that a copy of this head was not fitted on."""
+        nothing = Calibration(self.default_slope, 0.0, NOTHING)
         if rows.n_recordings < _FEWEST_RECORDINGS:
-            return Calibration(self.default_slope, 0.0, NOTHING)
-        seed = int(getattr(self.settings, "seed", 0))
-        folds = recording_folds(rows, _CALIBRATION_FOLDS, seed)
-        unheard = ~rows.heard_by_backbone
-        on_unheard = int(unheard.sum()) >= _FEWEST_UNHEARD or bool(unheard.all())
-        usable = unheard if on_unheard else np.ones(rows.n_recordings, dtype=bool)
-        values_left = max(1, _CALIBRATION_VALUES // (_CALIBRATION_FOLDS * len(rows.labels)))
-        decisions, targets, n_recordings = [], [], 0
-        for fold in range(_CALIBRATION_FOLDS):
-            fitting, asking = rows.subset(folds != fold), rows.subset((folds == fold) & usable)
-            if fitting.n_rows == 0 or asking.n_rows == 0:
-                continue
-            copy = type(self)(self.settings)
-            copy._begin(rows.labels, rows.dims)
-            copy._learn(fitting, part_of(progress, fold / _CALIBRATION_FOLDS, 1 / _CALIBRATION_FOLDS))
-            known = (fitting.targets > 0).any(axis=0)  # a class without a recording here has nothing to decide by
-            n_recordings += asking.n_recordings
-            for X, Y in asking.sample(values_left, seed).batches(4096):
-                decisions.append(copy.decision(X)[:, known].ravel())
-                targets.append(Y[:, known].ravel().astype(np.float64))
-        if not decisions:
-            return Calibration(self.default_slope, 0.0, NOTHING)
-        every_decision, every_target = np.concatenate(decisions), np.concatenate(targets)
-        fitted = fit_sigmoid(every_decision, every_target)
+            return nothing
+        held = self.cross_fitted_decisions(rows, n_folds=_CALIBRATION_FOLDS, progress=progress)
+        if held is None:
+            return nothing
+        decisions, targets = held.cells()
+        fitted = fit_sigmoid(decisions, targets)
         if fitted is None:
-            return Calibration(self.default_slope, 0.0, NOTHING)
-        slope, offset = fitted
-        where = UNHEARD if on_unheard else HEARD
-        fitted_here = Calibration(slope, offset, where, n_recordings, len(every_decision))
-        error = calibration_error(fitted_here.apply(every_decision), every_target)
-        return replace(fitted_here, calibration_error=error)
+            return nothing
+        calibration = Calibration(*fitted, UNHEARD if held.unheard else HEARD, held.n_recordings, len(decisions))
+        return replace(calibration, calibration_error=calibration_error(calibration.apply(decisions), targets))
 
     def _settings_json(self) -> dict[str, Any]:
         return asdict(self.settings)
-
-
-def part_of(progress: Progress, start: float, share: float) -> Progress:
-    """Reports 0 to 1 of a part of the work as `start` to `start + share` of the whole."""
-    return lambda done: progress(start + share * done)
 
 
 def required_array(
@@ -253,7 +310,7 @@ def required_array(
     return array
 
 
-def _heard(rows: LabelledRows, selected: np.ndarray | None) -> Heard:
+def heard_in(rows: LabelledRows, selected: np.ndarray | None = None) -> Heard:
     """The recordings with windows among `rows`; `selected`, (n_recordings,) bool, were only selected by."""
     used = np.bincount(rows.recording_of_row, minlength=rows.n_recordings) > 0
     only_selected = np.zeros(rows.n_recordings, dtype=bool) if selected is None else selected

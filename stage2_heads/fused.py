@@ -96,6 +96,12 @@ class FusedHead(Head):
         self.weighed_on_ = ""
         self._fitted_calibration: Calibration | None = None
 
+    def facts(self) -> dict[str, Any]:
+        """What each block's head tells of itself."""
+        names = [name for name, _ in self.blocks_] or [f"block {i}" for i in range(len(self.heads_))]
+        told = zip(names, self.heads_, strict=True)
+        return {f"{block} {name}": value for block, head in told for name, value in head.facts().items()}
+
     def _learn(self, rows: LabelledRows, progress: Progress) -> np.ndarray | None:
         blocks = [rows.block(i) for i in range(len(rows.dims))]
         self._weigh(rows, self._cross_fitted_decisions(rows, blocks))
@@ -109,6 +115,12 @@ class FusedHead(Head):
         return selected
 
     def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:
+        chosen = np.flatnonzero(self.weights_)
+        if (
+            len(chosen) == 1
+        ):  # this head is that block's, and may be calibrated on all that its own backbone did not hear
+            block = rows.block(int(chosen[0]))
+            return self._started(rows.labels, block.dims)._cross_fitted(block, progress)
         # The weights were fitted on cross-fitted decisions, and the offset with them: that is the calibration.
         return self._fitted_calibration or super()._cross_fitted(rows, progress)
 
@@ -119,6 +131,15 @@ class FusedHead(Head):
             self.weighed_on_ = "alike: learnt piece by piece"
         for head, part in zip(self.heads_, self._parts(X), strict=True):
             head._learn_more(part, Y)
+
+    def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
+        for i, head in enumerate(self.heads_):
+            head._learn_rows(rows.block(i), seed, part_of(progress, i / len(self.heads_), 1 / len(self.heads_)))
+
+    def _widen(self, n: int) -> None:
+        for head in self.heads_:
+            head._widen(n)
+            head.labels_ = (*head.labels_, *(f"new {i}" for i in range(n)))  # the names are this head's own affair
 
     def _decide(self, X: np.ndarray) -> np.ndarray:
         total = np.zeros((len(X), len(self.labels_)))
@@ -154,12 +175,12 @@ class FusedHead(Head):
     def _cross_fitted_decisions(self, rows: LabelledRows, blocks: list[LabelledRows]) -> _Unfitted:
         """On unheard recordings where there are enough, else on all."""
         unheard = ~rows.heard_by_backbone
-        enough = rows.n_recordings >= _FOLDS and int(unheard.sum()) >= _FEWEST_UNHEARD
+        enough = int(unheard.sum()) >= _FEWEST_UNHEARD
         usable = unheard if enough else np.ones(rows.n_recordings, dtype=bool)
         folds = recording_folds(rows, _FOLDS, self.settings.seed)
         most = max(1, _DECISIONS // (_FOLDS * len(rows.labels)))
         decisions, targets, recordings = [np.zeros((0, len(blocks)))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
-        for fold in range(_FOLDS):
+        for fold in range(_FOLDS if rows.n_recordings >= _FOLDS else 0):
             fitting, asked = folds != fold, (folds == fold) & usable
             if not rows.subset(fitting).n_rows or not rows.subset(asked).n_rows:
                 continue
@@ -193,6 +214,8 @@ class FusedHead(Head):
             self.weighed_on_ = "alike: too few recordings"
             return
         self.weights_, offset = fitted
+        if np.count_nonzero(self.weights_) == 1:
+            self.weights_ = (self.weights_ > 0).astype(np.float64)
         if not allowed.all():
             self.weighed_on_ = "alike, without blocks whose backbones heard these recordings"
         elif self.settings.weights == "equal":
@@ -201,6 +224,8 @@ class FusedHead(Head):
             self.weighed_on_ = "alike: too few recordings are unheard"
         else:
             self.weighed_on_ = f"chosen on {said.n_recordings} recordings that no backbone has heard"
+        if np.count_nonzero(self.weights_) == 1:
+            return
         # A block that has heard them makes its own decisions about them look better than they are.
         honest = said.unheard or not rows.heard_by_block[:, self.weights_ > 0].any()
         calibration = Calibration(1.0, offset, UNHEARD if honest else HEARD, said.n_recordings, len(said.targets))

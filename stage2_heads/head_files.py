@@ -12,11 +12,13 @@ from embeddings.errors import InputError
 from embeddings.files import read_json, replace_folder, write_json
 from stage2_heads.base import Head
 from stage2_heads.calibration import Calibration
+from stage2_heads.tuned import Tuning
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
 
 FORMAT = "cisticola-head"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_UNTUNED_VERSION = 1  # written where nothing was tuned: versions of Cisticola that know no tuning read it right
 _DESCRIPTION, _WEIGHTS, _HEARD = "head.json", "head.safetensors", "heard.json"
 
 
@@ -30,8 +32,10 @@ def write_head(head: Head, folder: Path) -> None:
         raise InputError(f"{folder} exists and is not a head; choose another name, nothing was overwritten.")
 
     def fill(temporary: Path) -> None:
-        save_file(head._arrays(), str(temporary / _WEIGHTS))
-        write_json(temporary / _HEARD, head.heard_.to_json())
+        tuned = head.tuning_.arrays() if head.tuning_ is not None else {}
+        save_file({**head._arrays(), **tuned}, str(temporary / _WEIGHTS))
+        tuned_on = {"tuned_on": sorted(head.tuned_on_)} if head.tuned_on_ else {}
+        write_json(temporary / _HEARD, {**head.heard_.to_json(), **tuned_on})
         write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))
 
     replace_folder(folder, fill)
@@ -45,9 +49,11 @@ def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
     description = read_json(folder / _DESCRIPTION, what="head description")
     if description.get("format") != FORMAT:
         raise InputError(f"{folder / _DESCRIPTION} is of format {description.get('format')!r}, not {FORMAT!r}.")
-    if description.get("version") != FORMAT_VERSION:
+    version = description.get("version")
+    if version not in (_UNTUNED_VERSION, FORMAT_VERSION):
         raise InputError(
-            f"{folder} is of version {description.get('version')!r}; this Cisticola reads {FORMAT_VERSION}. Update it."
+            f"{folder} is of version {version!r}; this Cisticola reads {_UNTUNED_VERSION} and {FORMAT_VERSION}. Update "
+            "it."
         )
     head_type = class_of(str(description.get("kind")))
     try:
@@ -70,13 +76,24 @@ def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
         head.windows_ = str(description["windows"])
         head.secondary_weight_ = float(description["secondary_weight"])
         head.provenance = dict(description["provenance"])
-        head.heard_ = Heard.from_json(read_json(folder / _HEARD, what="list of heard recordings"))
+        heard = read_json(folder / _HEARD, what="list of heard recordings")
+        head.heard_, head.tuned_on_ = Heard.from_json(heard), frozenset(heard.get("tuned_on", ()))
         expected = str(description["weights_sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / _DESCRIPTION} was edited or is incomplete ({type(error).__name__}: {error}). Fit the head anew."
         ) from None
-    head._restore(_read_weights(folder / _WEIGHTS, expected))
+    arrays = _read_weights(folder / _WEIGHTS, expected)
+    tuned = Tuning.take_arrays(arrays)
+    head._restore(arrays)
+    if version == FORMAT_VERSION:
+        try:
+            head.tuning_ = Tuning.from_json(description["tuning"], tuned, head.labels_, str(folder / _DESCRIPTION))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"the tuning in {folder / _DESCRIPTION} was edited or is incomplete ({type(error).__name__}: {error}). "
+                "Run `heads tune` again on a whole head, or fit it anew."
+            ) from None
     return head
 
 
@@ -85,7 +102,7 @@ def _describe(head: Head, weights_sha256: str) -> dict[str, Any]:
     blocks = named or [("", None)] * len(head.dims_)
     return {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        "version": _UNTUNED_VERSION if head.tuning_ is None else FORMAT_VERSION,
         "kind": head.kind,
         "settings": head._settings_json(),
         "labels": [
@@ -106,6 +123,7 @@ def _describe(head: Head, weights_sha256: str) -> dict[str, Any]:
         "secondary_weight": head.secondary_weight_,
         "provenance": head.provenance,
         "weights_sha256": weights_sha256,
+        **({} if head.tuning_ is None else {"tuning": head.tuning_.to_json(head.labels_)}),
     }
 
 

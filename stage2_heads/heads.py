@@ -35,11 +35,13 @@ HEADS: Mapping[str, HeadKind] = {
     kind.name: kind
     for kind in (
         HeadKind("svm", "linear support vectors, one against the rest, out of core", "stage2_heads.svm", "SvmHead"),
+        HeadKind("logistic", "logistic regression, otherwise as svm", "stage2_heads.logistic", "LogisticHead"),
         HeadKind("mlp", "a small network with mixup and early stopping", "stage2_heads.mlp", "MlpHead"),
         HeadKind("knn", "similarity-weighted votes of the nearest windows", "stage2_heads.knn", "KnnHead"),
         HeadKind(
             "prototypes", "cosines to a mean a class, for few recordings", "stage2_heads.prototypes", "PrototypeHead"
         ),
+        HeadKind("online", "learns a stream window by window, and notices drift", "stage2_heads.online", "OnlineHead"),
         HeadKind("fused", "a head a block, weighed by unheard recordings", "stage2_heads.fused", "FusedHead"),
     )
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage2_heads.metrics import CONFIDENCE_THRESHOLDS, Ranking, f1_scores, sum_by_group, top_k_hits
+from stage2_heads.thresholds import detected
 
 __all__ = ["METRICS", "Level", "LevelFigures", "random_baseline"]
 
@@ -45,6 +46,7 @@ class Level:
     scores   (n, c) float64 in [0, 1)
     primary  (n,) column of the primary label, -1 when it is not among the classes
     group    (n,) which recording each row belongs to, 0 .. n_groups - 1
+    threshold, top_k   where a score is a detection: one threshold for all classes or (c,), and at most so many a row
     """
 
     truth: np.ndarray
@@ -52,7 +54,13 @@ class Level:
     primary: np.ndarray
     group: np.ndarray
     n_groups: int
-    threshold: float = 0.5
+    threshold: float | np.ndarray = 0.5
+    top_k: int | None = None
+
+    @property
+    def claimed(self) -> np.ndarray:
+        """(n, c) bool, the detections."""
+        return detected(self.scores, self.threshold, self.top_k)
 
     def figures(self, weights: np.ndarray) -> LevelFigures:
         """weights : (n_groups, r) positive, mean 1 a column; padding rows of cmAP weigh 1."""
@@ -74,7 +82,7 @@ class Level:
         metrics["cmap_padded_3"] = curves["cmap_padded_3"].mean(axis=0)
         metrics["auroc"] = _mean_over(curves["auroc"], present & ~np.all(self.truth, axis=0))
         metrics |= self._micro(weights)
-        micro, per_class = f1_scores(self.truth, self.scores >= self.threshold, self.group, weights)
+        micro, per_class = f1_scores(self.truth, self.claimed, self.group, weights)
         metrics["f1_micro"], metrics["f1_macro"] = micro, _mean_over(per_class.T, present)
         return LevelFigures(
             metrics={name: metrics[name] for name in METRICS},
@@ -117,7 +125,13 @@ def random_baseline(level: Level, n_draws: int, seed: int) -> dict[str, float]:
     totals = dict.fromkeys(METRICS, 0.0)
     for _ in range(n_draws):
         drawn = Level(
-            level.truth, rng.random(level.truth.shape), level.primary, level.group, level.n_groups, level.threshold
+            level.truth,
+            rng.random(level.truth.shape),
+            level.primary,
+            level.group,
+            level.n_groups,
+            level.threshold,
+            level.top_k,
         )
         for name, values in drawn.figures(everyone).metrics.items():
             totals[name] += float(values[0]) / n_draws

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,14 @@ from stage2_heads.metrics import present_cmap
 from stage2_heads.rows import LabelledRows
 from stage2_heads.standardise import Standardiser
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["MlpHead", "MlpSettings"]
 
+LOSSES = ("bce", "focal", "asymmetric")
 _STATISTICS_ROWS = 4096
+_TINY = 1e-8  # without a margin a score of 1 would cost infinitely much
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class MlpSettings:
     hidden: tuple[int, ...] = (512,)
     dropout: float = 0.3
     mixup: float = 0.4
+    loss: str = "bce"
+    gamma: float = 2.0
+    margin: float = 0.05
     max_epochs: int = 30
     min_updates: int = 600
     patience: int = 20
@@ -51,7 +59,11 @@ class MlpSettings:
             raise InputError(f"hidden={self.hidden}: every layer needs a width of 1 or more.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout={self.dropout} must lie in [0, 1).")
-        for name in ("mixup", "weight_decay"):
+        if self.loss not in LOSSES:
+            raise InputError(f"loss={self.loss!r} is not one of {', '.join(LOSSES)}.")
+        if not 0 <= self.margin < 1:
+            raise InputError(f"margin={self.margin} must lie in [0, 1).")
+        for name in ("mixup", "weight_decay", "gamma"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InputError(f"{name}={getattr(self, name)} must be 0 or more.")
         for name in ("learning_rate", "update_rate"):
@@ -63,7 +75,7 @@ class MlpSettings:
 
 
 class MlpHead(Head):
-    """Hidden layers, dropout and binary cross-entropy a class; decisions are log-odds.
+    """Hidden layers, dropout and a binary loss a class; decisions are log-odds.
 
     Training stops by the cmAP on a seventh of the fitting recordings, and keeps the best weights; `heard_` names those
     recordings as selected on. Asking needs no torch.
@@ -181,7 +193,7 @@ class _Trainer:
 
         settings = head.settings
         self._rng = np.random.default_rng((settings.seed, 1))
-        self._mixup = settings.mixup
+        self._settings = settings
         self.n_updates = 0
         widths = (sum(head.dims_), *settings.hidden, len(head.labels_))
         with torch.random.fork_rng(devices=[]):
@@ -205,15 +217,17 @@ class _Trainer:
         import torch
 
         inputs, targets = torch.from_numpy(X), torch.from_numpy(Y)
-        if self._mixup > 0 and len(X) > 1:
+        if self._settings.mixup > 0 and len(X) > 1:
             partner = torch.from_numpy(self._rng.permutation(len(X)))
-            share = torch.from_numpy(self._rng.beta(self._mixup, self._mixup, (len(X), 1)).astype(np.float32))
+            share = torch.from_numpy(
+                self._rng.beta(self._settings.mixup, self._settings.mixup, (len(X), 1)).astype(np.float32)
+            )
             inputs = share * inputs + (1 - share) * inputs[partner]
             targets = share * targets + (1 - share) * targets[partner]
         with torch.random.fork_rng(devices=[]):  # dropout draws from its own stream, whatever else uses torch
             torch.random.set_rng_state(self._dropout_state)
             self._network.train()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(self._network(inputs), targets)
+            loss = _loss(self._settings, self._network(inputs), targets)
             self._dropout_state = torch.random.get_rng_state()
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -223,6 +237,20 @@ class _Trainer:
     def layers(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Copies of (weights (in, out), bias (out,)), float32."""
         return [(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy()) for layer in self._linears]
+
+
+def _loss(settings: MlpSettings, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over rows and classes. A fractional target counts partly as a presence, partly as an absence."""
+    from torch.nn.functional import logsigmoid
+
+    present, absent = -logsigmoid(logits), -logsigmoid(-logits)
+    if settings.loss == "focal":
+        score = logits.sigmoid()
+        present, absent = present * (1 - score) ** settings.gamma, absent * score**settings.gamma
+    elif settings.loss == "asymmetric":
+        score = (logits.sigmoid() - settings.margin).clamp(min=0)
+        absent = -(1 - score).clamp(min=_TINY).log() * score**settings.gamma
+    return (targets * present + (1 - targets) * absent).mean()
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -56,7 +56,7 @@ def score_table(report: ScoreReport, title: str = "") -> Table:
 
 def class_table(report: ScoreReport, title: str = "") -> Table:
     """Every class with its support, most first; classes without support come last, without figures."""
-    table = _table(title or "Classes", f"precision, recall and F1 per recording at {report.threshold:g}")
+    table = _table(title or "Classes", f"precision, recall and F1 per recording{_at(report)}")
     for heading in ("class", "name"):
         table.add_column(heading)
     for heading in ("recordings", "windows", "AP", "AUROC", "precision", "recall", "F1", "AP, windows"):
@@ -122,7 +122,11 @@ def _seen(report: ScoreReport) -> str:
 
 
 def _at_threshold(name: str, report: ScoreReport) -> str:
-    return f" at {report.threshold:g}" if name.startswith("f1_") else ""
+    return _at(report) if name.startswith("f1_") else ""
+
+
+def _at(report: ScoreReport) -> str:
+    return " at tuned thresholds" if report.threshold is None else f" at {report.threshold:g}"
 
 
 def _number(value: Any) -> str:

@@ -17,6 +17,8 @@ from stage2_heads.leaks import LeakSplit, guard
 from stage2_heads.levels import METRICS, Level, LevelFigures, random_baseline
 from stage2_heads.metrics import check_scores, padded_cmap
 from stage2_heads.score_report import Figure, ScoreReport
+from stage2_heads.thresholds import DEFAULT_THRESHOLD
+from stage2_heads.tuned import Tuning
 
 __all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
 
@@ -36,6 +38,8 @@ class Scorer(Protocol):
     heard_: Heard
     names_: dict[str, tuple[str, str]]
 
+    tuning_: Tuning | None
+
     @property
     def calibrated_on_(self) -> str: ...
 
@@ -54,13 +58,14 @@ def evaluate(
     include_seen: bool = False,
     n_bootstrap: int = 1000,
     seed: int = 0,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Predict the windows of recordings that nobody has heard, batch by batch, and score them.
 
     rows, recording_of_row  (n,) row numbers of `reader`, and the place of each row's recording in `recordings`
     heard                   what the blocks' backbones have heard; what the head itself has heard is added
+    threshold               None: the head's tuned thresholds and top K where it has them, else 0.5
     progress                called with the share of windows predicted, 0 to 1
     Other arguments and errors as in `score_rows`.
     """
@@ -86,7 +91,8 @@ def evaluate(
         include_seen=include_seen,
         n_bootstrap=n_bootstrap,
         seed=seed,
-        threshold=threshold,
+        threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
+        tuning=head.tuning_ if threshold is None else None,
         names=head.names_,
         calibrated_on=head.calibrated_on_,
     )
@@ -103,7 +109,8 @@ def score_rows(
     include_seen: bool = False,
     n_bootstrap: int = 1000,
     seed: int = 0,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
+    tuning: Tuning | None = None,
     names: Mapping[str, tuple[str, str]] | None = None,
     calibrated_on: str = "",
 ) -> ScoreReport:
@@ -114,7 +121,7 @@ def score_rows(
     recordings        the truth: primary and secondary labels. Those without windows are counted and left out
     pool              "mean", "lme" or "max" of a recording's windows makes the recording's scores
     heard             recordings in it are left out, or with `include_seen` counted on every line
-    threshold         where a score becomes a detection, for F1
+    threshold         where a score becomes a detection, for F1;  tuning: thresholds a class and top K instead
     Top-k asks for the primary label; all other metrics take primary and secondary labels as true.
     Raises ScoreRangeError for scores outside [0, 1); InputError when the join fails or nothing is left to score.
     """
@@ -151,8 +158,11 @@ def score_rows(
     primary = primary_codes(scored, labels)
     n = len(scored)
     pooled = pool_windows(window_scores, group, n, pool)
-    by_recording = Level(truth, pooled, primary, np.arange(n), n, threshold)
-    by_window = Level(truth[group], window_scores, primary[group], group, n, threshold)
+    at_recording: float | np.ndarray = threshold if tuning is None else tuning.recording.values
+    at_window: float | np.ndarray = threshold if tuning is None else tuning.window.values
+    top_k = None if tuning is None else tuning.top_k
+    by_recording = Level(truth, pooled, primary, np.arange(n), n, at_recording, top_k)
+    by_window = Level(truth[group], window_scores, primary[group], group, n, at_window, top_k)
 
     n_window_replicates = min(n_bootstrap, max(100, _WINDOW_VALUES // by_window.truth.size))
     weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, n_bootstrap, seed)])
@@ -168,6 +178,8 @@ def score_rows(
     support = truth.sum(axis=0)
     n_absent = int((support == 0).sum())
     notes = _notes(split, heard or Heard(), scored, labels, support, figures, pool, calibrated_on)
+    if tuning is not None:
+        notes.append(_tuned_note(tuning, pool))
     if n_window_replicates < n_bootstrap:
         notes.append(f"Intervals per window rest on {n_window_replicates} replicates: the table is large.")
     return ScoreReport(
@@ -186,7 +198,8 @@ def score_rows(
         notes=tuple(notes),
         n_seen=int((split.heard & has_windows).sum()) if include_seen else 0,
         calibrated_on=calibrated_on,
-        threshold=threshold,
+        threshold=None if tuning is not None else threshold,
+        top_k=top_k,
         n_bootstrap=n_bootstrap,
         seed=seed,
         recordings=tuple(r.recording for r in scored),
@@ -250,7 +263,8 @@ def _per_class(
     scored: Sequence[RecordingLabels],
 ) -> tuple[dict[str, Any], ...]:
     own_names = {r.primary_label: (r.scientific_name, r.common_name) for r in scored}
-    claimed = by_recording.scores >= by_recording.threshold
+    claimed = by_recording.claimed
+    thresholds = [np.broadcast_to(level.threshold, len(labels)) for level in (by_recording, by_window)]
     right = (claimed & by_recording.truth).sum(axis=0)
     n_claimed, support = claimed.sum(axis=0), by_recording.truth.sum(axis=0)
     table = []
@@ -265,6 +279,8 @@ def _per_class(
                 "support_windows": int(by_window.truth[:, c].sum()),
                 "ap": _or_none(recording_figures.ap[c]),
                 "auroc": _or_none(recording_figures.auroc[c]),
+                "threshold": float(thresholds[0][c]),
+                "threshold_window": float(thresholds[1][c]),
                 "precision": float(right[c] / n_claimed[c]) if n_claimed[c] else None,
                 "recall": float(right[c] / support[c]) if support[c] else None,
                 "f1": float(recording_figures.f1[c]) if support[c] else None,
@@ -325,6 +341,14 @@ def _notes(
             f"without exception leave room for a rate of {rule_of_three(n):.3f}."
         )
     return notes
+
+
+def _tuned_note(tuning: Tuning, pool: str) -> str:
+    most = f", at most {tuning.top_k} classes a row" if tuning.top_k is not None else ""
+    note = f"Precision, recall and F1 are at the head's tuned thresholds ({tuning.rule}{most})."
+    if pool != tuning.pool:
+        note += f" Recordings' were chosen for windows pooled by {tuning.pool}, not {pool}: tune with --pool {pool}."
+    return note
 
 
 def _n_draws(level: Level) -> int:

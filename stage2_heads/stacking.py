@@ -23,6 +23,8 @@ def stacking_weights(
     from scipy.optimize import minimize
 
     n, k = decisions.shape
+    if not n:
+        return None
     allowed = np.ones(k, dtype=bool) if allowed is None else np.asarray(allowed, bool)
     spread = decisions.std(axis=0)
     allowed = allowed & (spread > 0)

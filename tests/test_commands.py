@@ -102,6 +102,34 @@ def test_fitting_again_replaces_a_head_of_its_kind_and_no_other(store, heads):
     assert "--overwrite" in refused
 
 
+def test_a_head_is_tuned_into_a_copy_shown_and_scored_at_its_own_thresholds(store, heads, tmp_path):
+    out, facts, picture = tmp_path / "tuned", tmp_path / "tuned.json", tmp_path / "tuned.png"
+    words = ("heads", "tune", heads["knn"], store, "--out", out, "--precision", "0.8", "--top-k", "2")
+    assert "Would tune" in command(*words, "--dry-run")
+    assert not out.exists()
+    printed = command(*words, "--calibration", "isotonic", "--json", facts, "--plot", picture)
+    assert "calibration error" in printed
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    said = json.loads(facts.read_text())
+    assert (said["rule"], said["top_k"], said["calibration"]) == ("precision 0.8", 2, "isotonic")
+    assert said["before"]["calibration_error"]["n"] > 0
+    assert "tuning" not in json.loads((heads["knn"] / "head.json").read_text())
+    described = json.loads((out / "head.json").read_text())
+    assert set(described["tuning"]["thresholds"]["window"]["classes"]) == {e["label"] for e in described["labels"]}
+    assert "precision 0.8" in command("heads", "info", out)
+    assert "at tuned thresholds" in command("heads", "score", out, store, "--json", facts)
+    assert json.loads(facts.read_text())["threshold"] is None
+    assert "--overwrite" in command("heads", "tune", heads["svm"], store, "--out", out, expect=2)
+
+
+def test_a_head_tuned_on_the_valid_side_is_not_scored_there(store, heads, tmp_path):
+    out = tmp_path / "tuned"
+    words = ("heads", "tune", heads["knn"], store, "--split", "valid", "--out", out)
+    assert "never scored" in command(*words)
+    assert "nothing unheard to score" in " ".join(command("heads", "score", out, store, expect=2).split())
+    assert "never scored" in command("heads", "tune", out, store, "--split", "valid")
+
+
 def test_search_finds_the_recording_itself_and_leaves_it_out_on_request(store, synthetic_set):
     audio = sorted((synthetic_set.parent / "train_audio").rglob("*.*"))[0]
     found = {}
@@ -112,6 +140,21 @@ def test_search_finds_the_recording_itself_and_leaves_it_out_on_request(store, s
     assert found["with"][0] == str(audio.resolve())
     assert str(audio.resolve()) not in found["without"]
     assert len(found["without"]) == 3
+
+
+def test_approximate_search_and_lists_say_what_recall_they_have(store, synthetic_set):
+    audio = sorted((synthetic_set.parent / "train_audio").rglob("*.*"))[0]
+    out = store.parent / "approximate.json"
+    printed = command("embed", "search", store, audio, "-k", "3", "--approximate", "--json", out)
+    found = json.loads(out.read_text())
+    assert found["neighbours"][0]["path"] == str(audio.resolve())
+    assert f"recall@100 {found['search']['recall']:.3f}" in printed
+    head, lists = store.parent / "knn_lists", ("--set", "ivf_above=10", "--set", "power=2")
+    fitted = command("heads", "fit", store, "--head", "knn", *lists, "--out", head, "--json", out)
+    facts = json.loads(out.read_text())
+    for text in (fitted, command("heads", "info", head)):
+        assert "lists" in text
+        assert str(facts["recall"]) in text
 
 
 def test_a_head_refuses_a_store_of_other_blocks_and_names_them(store, heads, synthetic_set, tmp_path):
@@ -134,6 +177,10 @@ def test_a_head_refuses_a_store_of_other_blocks_and_names_them(store, heads, syn
         (("heads", "fit", "{store}", "--head", "knn", "--set", "k=0", "--out", "{tmp}/h"), "k=0"),
         (("heads", "fit", "{store}", "--head", "knn", "--out", "{store}"), "is not a head"),
         (("heads", "score", "{tmp}", "{store}"), "head.json"),
+        (("heads", "tune", "{tmp}", "{store}"), "head.json"),
+        (("heads", "tune", "{tmp}", "{store}", "--calibration", "beta"), "choose shared, platt"),
+        (("heads", "tune", "{tmp}", "{store}", "--precision", "90"), "such as 0.9"),
+        (("heads", "tune", "{tmp}", "{store}", "--threshold", "0.3"), "choose best-f1"),
         (("backbones", "train", "{table}", "--backbone", "birdnet", "--out", "{tmp}/b"), "frozen"),
         (
             ("backbones", "train", "{table}", "--backbone", "vggish_bigru", "--valid-fold", "9", "--out", "{tmp}/b"),

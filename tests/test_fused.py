@@ -63,6 +63,16 @@ def test_a_block_that_remembers_does_not_drag_the_other_down(kind):
     assert fused.calibrated_on_ == "unheard recordings, cross-fitted"
 
 
+def test_a_head_that_leaves_one_block_is_that_blocks_head_calibration_and_all():
+    rows, X = memorised(trained_noise=8.0)
+    fused = create_head("fused").fit(rows)
+    alone = create_head("svm").fit(rows.block(1))
+    np.testing.assert_array_equal(fused.weights_, [0, 1])
+    np.testing.assert_array_equal(fused.scores(X), alone.scores(X[:, DIM:]))
+    assert fused.calibration_ == alone.calibration_
+    assert fused.calibration_.n_recordings == rows.n_recordings  # not the 20 alone that the other block left unheard
+
+
 def test_a_block_that_helps_is_used():
     rows, X = memorised(trained_noise=0.9)
     fused = create_head("fused").fit(rows)

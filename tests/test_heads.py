@@ -19,9 +19,11 @@ DIMS = (12, 6)
 BLOCKS = (("picture", Fingerprint({"weights": "abc"})), ("sequence", Fingerprint({"weights": "def"})))
 QUICK = {
     "svm": {"min_updates": 300, "epochs": 2, "batch_size": 32},
+    "logistic": {"min_updates": 300, "epochs": 2, "batch_size": 32},
     "mlp": {"hidden": (16,), "min_updates": 150, "max_epochs": 5, "batch_size": 32, "learning_rate": 3e-3},
     "knn": {"k": 3},
     "prototypes": {},
+    "online": {"passes": 5},
     "fused": {"head": "svm", "settings": {"min_updates": 300, "epochs": 2, "batch_size": 32}},
 }
 ALL = pytest.mark.parametrize("kind", list(HEADS))
@@ -232,8 +234,10 @@ def test_unknown_settings_and_values_are_refused_with_what_is_allowed(kind):
         create_head(kind, colour="red")
     bad = {
         "svm": {"loss": "logistic"},
+        "logistic": {"schedule": "never"},
         "mlp": {"dropout": 1.0},
         "knn": {"prior": 0.0},
+        "online": {"passes": 0},
         "prototypes": {"centre": "nobody"},
         "fused": {"weights": "some"},
     }[kind]
