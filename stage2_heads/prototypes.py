@@ -99,8 +99,7 @@ class PrototypeHead(Head):
             self._row_weights = None if recording_of_row is None else _shares(recording_of_row, len(X))
             n_known = len(self.labels_)
             if n_known and classes is not None and tuple(classes[:n_known]) == self.labels_:
-                self._widen(len(classes) - n_known)
-                self._begin(tuple(classes), self.dims_)
+                self.add_classes(tuple(classes[n_known:]))
             return super().partial_fit(X, Y, classes=classes, heard=heard)
         except InputError:
             self.__dict__.update(before)  # a refused call leaves the head as it was

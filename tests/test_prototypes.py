@@ -117,6 +117,8 @@ def test_a_class_can_be_added_later_as_if_it_had_been_there():
     head = create_head("prototypes").fit(one_block(X[old], Y[old, :2]))
     head.partial_fit(X[~old], Y[~old], classes=["c0", "c1", "c2"])
     assert head.labels_ == ("c0", "c1", "c2")
+    early = create_head("prototypes").fit(one_block(X[old], Y[old, :2])).add_classes(["c2"])
+    np.testing.assert_array_equal(early.decision(Q)[:, 2], np.full(4, -1 - BOUNDARY))
     np.testing.assert_allclose(head.decision(Q), create_head("prototypes").fit(one_block(X, Y)).decision(Q), atol=1e-12)
 
 
@@ -125,7 +127,7 @@ def test_a_class_can_be_added_later_as_if_it_had_been_there():
     [
         ({"Y": np.full((2, 3), 2.0)}, "between 0 and 1"),
         ({"X": np.full((2, 5), np.nan)}, "not finite"),
-        ({"classes": ["c0", "c1", "c1"]}, "different"),
+        ({"classes": ["c0", "c1", "c1"]}, "already has the class c1"),
         ({"recording_of_row": np.zeros(3, int)}, "one whole number a row"),
         ({"recording_of_row": np.zeros(2)}, "one whole number a row"),
     ],
