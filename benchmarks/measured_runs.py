@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "Run",
     "anonymous_bytes",
     "extract_command",
+    "peak_anonymous_bytes",
     "run_measured",
     "saved_network",
     "write_long_recordings",
@@ -44,6 +45,25 @@ class Run:
     def steady_windows_per_s(self) -> float:
         """Windows a second once the workers have started."""
         return self.summary["windows_per_s"]
+
+
+def peak_anonymous_bytes(work: Callable[[], object]) -> int:
+    """The peak of this process's anonymous memory while it works."""
+    peak, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            peak[0] = max(peak[0], anonymous_bytes(os.getpid()))
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return peak[0]
 
 
 def extract_command(audio: Path, backbone: str, store: Path, *options: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measured_runs import anonymous_bytes
+from benchmarks.measured_runs import peak_anonymous_bytes
 from benchmarks.timing import Result, compared, one_thread, ratio_of
 
 __all__ = ["NAME", "memory_of_rows", "run"]
@@ -178,22 +177,8 @@ def memory_of_rows(counts: Sequence[int]) -> list[int]:
 
 def main(count: int) -> None:
     """Store so many rows and print the peak of this process's anonymous memory, in bytes."""
-    import os
-
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], anonymous_bytes(os.getpid()))
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     with tempfile.TemporaryDirectory() as scratch:
-        fill_store(Path(scratch) / "store", count // _WINDOWS)
-    done.set()
-    watcher.join()
-    print(peak[0])
+        print(peak_anonymous_bytes(lambda: fill_store(Path(scratch) / "store", count // _WINDOWS)))
 
 
 if __name__ == "__main__":

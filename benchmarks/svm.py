@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measured_runs import anonymous_bytes
+from benchmarks.measured_runs import peak_anonymous_bytes
 from benchmarks.store import fill_store
 from benchmarks.timing import Result, compared, one_thread, ratio_of
 
@@ -164,20 +161,11 @@ def main(path: Path) -> None:
     """One epoch over a store; prints the peak of this process's anonymous memory, in bytes."""
     from embeddings.store import Store
 
-    peak, done = [0], threading.Event()
+    def work() -> None:
+        store = Store(path)
+        _epoch(_labelled(store.reader(), store.n_rows))
 
-    def watch() -> None:
-        while not done.is_set():
-            peak[0] = max(peak[0], anonymous_bytes(os.getpid()))
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    store = Store(path)
-    _epoch(_labelled(store.reader(), store.n_rows))
-    done.set()
-    watcher.join()
-    print(peak[0])
+    print(peak_anonymous_bytes(work))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from embeddings.splits import Split
     from embeddings.store import Store
     from stage2_heads.base import Head
-    from stage2_heads.rows import LabelledRows
 
 __all__ = ["CellScores", "Cells"]
 
@@ -139,10 +138,11 @@ class Cells:
 
     def _score(self, arm: Arm, store: Store, seed: int, minutes: float) -> CellScores:
         from stage2_heads.scoring import pool_windows
+        from stage2_heads.stored_rows import stored_rows
 
         sides = np.array([r.split for r in store.catalogue])[store.place_of_row]
         reader = store.reader(arm.blocks)
-        rows = _labelled(store, arm, np.flatnonzero(sides == "train"))
+        rows = stored_rows(store, arm.blocks, np.flatnonzero(sides == "train"))
         if arm.fusion == "unheard":
             rows = rows.subset(~rows.heard_by_backbone)
             if not rows.n_recordings:
@@ -158,18 +158,6 @@ class Cells:
             minutes=minutes,
             weights=tuple(float(w) for w in getattr(head, "weights_", ())),
         )
-
-
-def _labelled(store: Store, arm: Arm, rows: np.ndarray) -> LabelledRows:
-    from stage2_heads.labels import RecordingLabels
-    from stage2_heads.leaks import heard_mask
-    from stage2_heads.rows import label_rows
-
-    reader = store.reader(arm.blocks)
-    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
-    recordings = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
-    heard = np.stack([heard_mask(recordings, store.heard([block])) for block in arm.blocks], axis=1)
-    return label_rows(reader, rows, recording_of_row, recordings, blocks=reader.blocks, heard_by_block=heard)
 
 
 def _new_head(arm: Arm, seed: int) -> Head:

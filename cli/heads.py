@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import heads_tune, heads_update
-from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, progress, run, write_summary
+from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, run, write_summary
+from cli.heads_common import (
+    blocks_in,
+    head_settings,
+    require_free_or_refit,
+    rows_of_split,
+    share_progress,
+    unfitted_head,
+    warn_of_torn_shards,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from embeddings.contract import Heard
     from embeddings.store import Store
     from stage2_heads.base import Head
@@ -90,30 +96,15 @@ def fit(
 
     from embeddings.store import Store
     from stage2_heads.fused import FusedHead
-    from stage2_heads.labels import RecordingLabels
-    from stage2_heads.leaks import heard_mask
-    from stage2_heads.rows import label_rows
+    from stage2_heads.stored_rows import stored_rows
 
     store = Store(store_path)
-    _warn_of_torn_shards(store)
-    reader = store.reader(blocks.split(",") if blocks else None)
-    names = [name for name, _ in reader.blocks]
-    unfitted = _unfitted(head, fusion, len(names), _head_settings(head, setting or [], seed))
-    _require_free_or_refit(out, unfitted.kind, names, overwrite)
-    rows = _rows_of_split(store, split, valid_fold)
-    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
-    recordings = [RecordingLabels.of(store.catalogue.recordings[p]) for p in places]
-    labelled = label_rows(
-        reader,
-        rows,
-        recording_of_row,
-        recordings,
-        blocks=reader.blocks,
-        heard_by_block=np.stack([heard_mask(recordings, store.heard([name])) for name in names], axis=1),
-        windows=windows,
-        rms_dbfs=store.rows.rms_dbfs[rows],
-        secondary_weight=secondary_weight,
-    )
+    warn_of_torn_shards(store)
+    names = [block.name for block in store.choose_blocks(blocks.split(",") if blocks else None)]
+    unfitted = unfitted_head(head, fusion, len(names), head_settings(head, setting or [], seed))
+    require_free_or_refit(out, unfitted.kind, names, overwrite)
+    rows = rows_of_split(store, split, valid_fold)
+    labelled = stored_rows(store, names, rows, windows=windows, secondary_weight=secondary_weight)
     n_fitted = len(np.unique(labelled.recording_of_row))
     how = f", {fusion} fusion," if unfitted.kind != head else ""
     what = (
@@ -124,14 +115,7 @@ def fit(
         console().print(f"Would fit {what}.")
         return
     began = time.monotonic()
-    with progress(f"fitting {head}", 1000, "steps") as advance:
-        done = 0
-
-        def report(share: float) -> None:
-            nonlocal done
-            advance(round(1000 * share) - done)
-            done = round(1000 * share)
-
+    with share_progress(f"fitting {head}") as report:
         fitted = unfitted.fit(labelled, progress=report)
     fitted.provenance = {
         "store": str(store.path.resolve()),
@@ -187,7 +171,7 @@ def score(
 
     store = Store(store_path)
     head = load_head(head_path)
-    heard = head.heard_.union(store.heard(_blocks_in(head, head_path, store)))
+    heard = head.heard_.union(store.heard(blocks_in(head, head_path, store)))
     report = _evaluate(head, head_path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen)
     out = console()
     side = f"split {split}" if split else "all that is unheard"
@@ -262,7 +246,7 @@ def compare(
     store = Store(store_path)
     heads = {path: load_head(path) for path in head_paths}
     # One list of heard recordings for all, so that every head is scored on the same ones.
-    heard = Heard().union(*(h.heard_.union(store.heard(_blocks_in(h, path, store))) for path, h in heads.items()))
+    heard = Heard().union(*(h.heard_.union(store.heard(blocks_in(h, path, store))) for path, h in heads.items()))
     reports = {}
     for path, fitted in heads.items():
         reports[_short_name(path, head_paths)] = _evaluate(
@@ -320,9 +304,9 @@ def _evaluate(
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.scoring import evaluate
 
-    _warn_of_torn_shards(store)
-    reader = store.reader(_blocks_in(head, head_path, store))
-    rows = _rows_of_split(store, split or "all", valid_fold)
+    warn_of_torn_shards(store)
+    reader = store.reader(blocks_in(head, head_path, store))
+    rows = rows_of_split(store, split or "all", valid_fold)
     places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
     return evaluate(
         head,
@@ -339,89 +323,6 @@ def _evaluate(
     )
 
 
-def _blocks_in(head: Head, head_path: Path, store: Store) -> list[str]:
-    """The names under which a store holds a head's blocks."""
-    from embeddings.contract import require_same_blocks
-
-    available = {name: block.fingerprint for name, block in store.blocks.items()}
-    return require_same_blocks(head.blocks_, available, who=f"head {head_path}", where=f"store {store.path}")
-
-
-def _rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
-    """Row numbers of one side of the split; "both" recordings are on either side."""
-    import numpy as np
-
-    from embeddings.errors import InputError
-    from embeddings.splits import make_split
-
-    if split not in ("train", "valid", "all"):
-        raise InputError(f"--split {split} is not a side; choose train, valid or all.")
-    sides = [r.split for r in store.catalogue]
-    if valid_fold:
-        made = make_split(store.catalogue.recordings, valid_fold=valid_fold).assignments
-        sides = [made.get(r.recording, "") for r in store.catalogue]
-    if split == "all":
-        return np.arange(store.n_rows)
-    wanted = np.array([side in (split, "both") for side in sides], bool)
-    rows = np.flatnonzero(wanted[store.place_of_row])
-    if not len(rows):
-        raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
-    return rows
-
-
-def _require_free_or_refit(out: Path, kind: str, blocks: list[str], overwrite: bool) -> None:
-    """Fitting the same kind on the same blocks replaces a head; anything else must be asked for."""
-    from embeddings.errors import InputError
-    from embeddings.files import read_json
-
-    if not out.exists():
-        return
-    if not (out / "head.json").is_file():
-        raise InputError(f"--out {out} exists and is not a head; name a new folder.")
-    there = read_json(out / "head.json", what="head description")
-    there_blocks = [block["name"] for block in there.get("blocks", [])]
-    if not overwrite and (there.get("kind"), there_blocks) != (kind, blocks):
-        raise InputError(
-            f"--out {out} holds a {there.get('kind')} on {' + '.join(there_blocks)}, not a {kind} on "
-            f"{' + '.join(blocks)}; name a new folder, or pass --overwrite to replace it."
-        )
-
-
-def _unfitted(kind: str, fusion: str, n_blocks: int, settings: dict[str, Any]) -> Head:
-    """The head to fit: of several blocks a fused one, unless they are wanted side by side."""
-    from embeddings.errors import InputError
-    from stage2_heads.heads import create_head
-
-    weights = {"late": "chosen", "equal": "equal"}
-    if fusion not in (*weights, "early"):
-        raise InputError(f"--fusion {fusion} is not known; choose late, equal or early.")
-    if n_blocks == 1 or fusion == "early":
-        return create_head(kind, **settings)
-    return create_head("fused", head=kind, settings=settings, weights=weights[fusion])
-
-
-def _head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:
-    """`name=value` settings, values read as JSON, else as text. The seed goes to the heads that draw."""
-    from dataclasses import fields
-
-    from embeddings.errors import InputError
-    from stage2_heads.heads import create_head
-
-    settings: dict[str, Any] = {}
-    for item in given:
-        name, separator, text = item.partition("=")
-        if not separator:
-            raise InputError(f"--set {item} is not name=value.")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        settings[name] = tuple(value) if isinstance(value, list) else value
-    if any(f.name == "seed" for f in fields(create_head(kind).settings)):
-        settings.setdefault("seed", seed)
-    return settings
-
-
 def _short_name(path: Path, among: list[Path]) -> str:
     return path.name if sum(p.name == path.name for p in among) == 1 else str(path)
 
@@ -433,14 +334,6 @@ def _print_left_out(report: ScoreReport) -> None:
         f"Scored {len(report.recordings)} recordings. Left out: {left['heard']} heard in training, "
         f"{left['no_label']} without a label. Classes without a scored recording: {report.absent_classes}."
     )
-
-
-def _warn_of_torn_shards(store: Store) -> None:
-    if store.torn:
-        console().print(
-            f"Warning: {len(store.torn)} torn shards of {store.path} are passed over; `embed verify` names them, and "
-            f"the `embed extract` that made the store embeds their recordings again."
-        )
 
 
 heads_update.register(app)

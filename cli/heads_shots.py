@@ -40,7 +40,7 @@ def draw_curve(
 
     Raises InputError for options that contradict each other, before anything is fitted.
     """
-    from cli.heads import _warn_of_torn_shards
+    from cli.heads_common import warn_of_torn_shards
     from embeddings.store import Store
 
     if not shots:
@@ -63,7 +63,7 @@ def draw_curve(
     if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
         raise InputError(f"--out {out} exists and is not a learning curve; name a new folder.")
     store = Store(store_path)
-    _warn_of_torn_shards(store)
+    warn_of_torn_shards(store)
     reader = store.reader(options.blocks)
     cells = CurveCells(options, store, reader, out / "cells")
     todo, names = cells.missing(), [name for name, _ in reader.blocks]

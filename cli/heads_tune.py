@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import DryRunOption, JsonOption, console, progress, write_summary
+from cli.common import DryRunOption, JsonOption, console, write_summary
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +69,7 @@ def tune(
     dry_run: DryRunOption = False,
 ) -> None:
     """Calibrate a head class by class, choose its thresholds, and keep both in the head."""
-    from cli.heads import _blocks_in, _require_free_or_refit, _warn_of_torn_shards
+    from cli.heads_common import blocks_in, require_free_or_refit, share_progress, warn_of_torn_shards
     from embeddings.errors import InputError
     from embeddings.store import Store
     from stage2_heads.heads import load_head
@@ -88,12 +88,12 @@ def tune(
         raise InputError(f"--plot {plot} must end in .png.")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
     store = Store(store_path)
-    _warn_of_torn_shards(store)
+    warn_of_torn_shards(store)
     head = load_head(head_path)
-    blocks = _blocks_in(head, head_path, store)
+    blocks = blocks_in(head, head_path, store)
     target = out or head_path
     if out is not None:
-        _require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
+        require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
     unheard = split == "valid"
     rows = _rows_to_tune_on(head, head_path, store, blocks, unheard=unheard, valid_fold=valid_fold)
     what = _plan(head, head_path, rows, settings, unheard)
@@ -106,14 +106,7 @@ def tune(
             "head was fitted on; copies of it learn from those only.",
             markup=False,
         )
-    with progress(f"tuning {head.kind}", 1000, "steps") as advance:
-        done = 0
-
-        def report_share(share: float) -> None:
-            nonlocal done
-            advance(round(1000 * share) - done)
-            done = round(1000 * share)
-
+    with share_progress(f"tuning {head.kind}") as report_share:
         report = tune_head(head, rows, settings, unheard=unheard, progress=report_share)
     head.provenance["tuned"] = {
         "store": str(store.path.resolve()),
@@ -162,7 +155,7 @@ def _rows_to_tune_on(
 ) -> LabelledRows:
     import numpy as np
 
-    from cli.heads import _rows_of_split
+    from cli.heads_common import rows_of_split
     from embeddings.errors import InputError
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import heard_mask
@@ -173,7 +166,7 @@ def _rows_to_tune_on(
     before = heard_before_tuning(head, everyone)
     if unheard:
         wanted = ~heard_mask(everyone, before.union(store.heard(blocks)))
-        rows = _rows_of_split(store, "valid", valid_fold)
+        rows = rows_of_split(store, "valid", valid_fold)
         missing = f"all its recordings on the valid side of {store.path} were heard by it or its backbones"
     else:
         fitted = before.trained_on | before.selected_on

@@ -197,7 +197,7 @@ def _divide(
 
     All recordings of the training side count as heard, drawn or not, so that every cell is scored on the same ones.
     """
-    from cli.heads import _rows_of_split
+    from cli.heads_common import rows_of_split
     from embeddings.contract import Heard
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import guard, heard_mask
@@ -206,7 +206,7 @@ def _divide(
     names = [name for name, _ in reader.blocks]
     sides = []
     for side in ("train", "valid"):
-        rows = _rows_of_split(store, side, fold)
+        rows = rows_of_split(store, side, fold)
         places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
         known = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
         sides.append((rows, recording_of_row.reshape(-1), known))
@@ -240,7 +240,7 @@ def _divide(
 
 def _unfitted_head(name: str, options: CurveOptions, n_blocks: int, seed: int) -> Head:
     """The head as `heads fit` would make it, with those of the settings that it has, if any of the heads has them."""
-    from cli.heads import _head_settings, _unfitted
+    from cli.heads_common import head_settings, unfitted_head
     from stage2_heads.heads import HEADS, create_head
 
     create_head(name)  # an unknown name is told first
@@ -255,4 +255,4 @@ def _unfitted_head(name: str, options: CurveOptions, n_blocks: int, seed: int) -
         if setting.partition("=")[0] in known[name]
         or not any(setting.partition("=")[0] in names for names in known.values())
     ]
-    return _unfitted(name, options.fusion, n_blocks, _head_settings(name, own, seed))
+    return unfitted_head(name, options.fusion, n_blocks, head_settings(name, own, seed))

@@ -1,0 +1,135 @@
+"""What the commands of `heads` share: which rows, which blocks, which head, and where it may be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.common import console, progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embeddings.store import Store
+    from stage2_heads.base import Head
+
+__all__ = [
+    "blocks_in",
+    "head_settings",
+    "require_free_or_refit",
+    "rows_of_split",
+    "share_progress",
+    "unfitted_head",
+    "warn_of_torn_shards",
+]
+
+_STEPS = 1000
+
+
+@contextmanager
+def share_progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar for work that reports its share done, from 0 to 1."""
+    with progress(what, _STEPS, "steps") as advance:
+        done = 0
+
+        def report(share: float) -> None:
+            nonlocal done
+            advance(round(_STEPS * share) - done)
+            done = round(_STEPS * share)
+
+        yield report
+
+
+def blocks_in(head: Head, head_path: Path, store: Store) -> list[str]:
+    """The names under which a store holds a head's blocks."""
+    from embeddings.contract import require_same_blocks
+
+    available = {name: block.fingerprint for name, block in store.blocks.items()}
+    return require_same_blocks(head.blocks_, available, who=f"head {head_path}", where=f"store {store.path}")
+
+
+def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
+    """Row numbers of one side of the split; "both" recordings are on either side."""
+    import numpy as np
+
+    from embeddings.errors import InputError
+    from embeddings.splits import make_split
+
+    if split not in ("train", "valid", "all"):
+        raise InputError(f"--split {split} is not a side; choose train, valid or all.")
+    sides = [r.split for r in store.catalogue]
+    if valid_fold:
+        made = make_split(store.catalogue.recordings, valid_fold=valid_fold).assignments
+        sides = [made.get(r.recording, "") for r in store.catalogue]
+    if split == "all":
+        return np.arange(store.n_rows)
+    wanted = np.array([side in (split, "both") for side in sides], bool)
+    rows = np.flatnonzero(wanted[store.place_of_row])
+    if not len(rows):
+        raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
+    return rows
+
+
+def require_free_or_refit(out: Path, kind: str, blocks: list[str], overwrite: bool) -> None:
+    """Fitting the same kind on the same blocks replaces a head; anything else must be asked for."""
+    from embeddings.errors import InputError
+    from embeddings.files import read_json
+
+    if not out.exists():
+        return
+    if not (out / "head.json").is_file():
+        raise InputError(f"--out {out} exists and is not a head; name a new folder.")
+    there = read_json(out / "head.json", what="head description")
+    there_blocks = [block["name"] for block in there.get("blocks", [])]
+    if not overwrite and (there.get("kind"), there_blocks) != (kind, blocks):
+        raise InputError(
+            f"--out {out} holds a {there.get('kind')} on {' + '.join(there_blocks)}, not a {kind} on "
+            f"{' + '.join(blocks)}; name a new folder, or pass --overwrite to replace it."
+        )
+
+
+def unfitted_head(kind: str, fusion: str, n_blocks: int, settings: dict[str, Any]) -> Head:
+    """The head to fit: of several blocks a fused one, unless they are wanted side by side."""
+    from embeddings.errors import InputError
+    from stage2_heads.heads import create_head
+
+    weights = {"late": "chosen", "equal": "equal"}
+    if fusion not in (*weights, "early"):
+        raise InputError(f"--fusion {fusion} is not known; choose late, equal or early.")
+    if n_blocks == 1 or fusion == "early":
+        return create_head(kind, **settings)
+    return create_head("fused", head=kind, settings=settings, weights=weights[fusion])
+
+
+def head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:
+    """`name=value` settings, values read as JSON, else as text. The seed goes to the heads that draw."""
+    from dataclasses import fields
+
+    from embeddings.errors import InputError
+    from stage2_heads.heads import create_head
+
+    settings: dict[str, Any] = {}
+    for item in given:
+        name, separator, text = item.partition("=")
+        if not separator:
+            raise InputError(f"--set {item} is not name=value.")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    if any(f.name == "seed" for f in fields(create_head(kind).settings)):
+        settings.setdefault("seed", seed)
+    return settings
+
+
+def warn_of_torn_shards(store: Store) -> None:
+    """Say so when part of a store cannot be read."""
+    if store.torn:
+        console().print(
+            f"Warning: {len(store.torn)} torn shards of {store.path} are passed over; `embed verify` names them, and "
+            f"the `embed extract` that made the store embeds their recordings again."
+        )
