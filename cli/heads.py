@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import heads_tune, heads_update
+from cli import heads_combine, heads_tune, heads_update
 from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, run, write_summary
 from cli.heads_common import (
     blocks_in,
@@ -337,6 +337,7 @@ def _print_left_out(report: ScoreReport) -> None:
 
 
 heads_update.register(app)
+heads_combine.register(app)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ class Head(ABC):
     calibration_       the sigmoid, and what it was fitted on
     tuning_            calibration a class and thresholds, where `stage2_heads.tuning` chose them; scores follow it
     tuned_on_          those of heard_ that were only tuned on
+    members_           whole heads that this one is made of, saved in folders below its own
     windows_, secondary_weight_   how weak labels fell on windows, and what secondary labels counted
     `provenance` is the caller's: plain JSON values that are saved along.
     """
@@ -61,6 +62,7 @@ class Head(ABC):
         self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
         self.tuning_: Tuning | None = None
         self.tuned_on_: frozenset[str] = frozenset()
+        self.members_: tuple[Head, ...] = ()
 
     @property
     def calibrated_on_(self) -> str:

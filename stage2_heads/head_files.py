@@ -19,7 +19,7 @@ __all__ = ["FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
 FORMAT = "cisticola-head"
 FORMAT_VERSION = 2
 _UNTUNED_VERSION = 1  # written where nothing was tuned: versions of Cisticola that know no tuning read it right
-_DESCRIPTION, _WEIGHTS, _HEARD = "head.json", "head.safetensors", "heard.json"
+_DESCRIPTION, _WEIGHTS, _HEARD, _MEMBERS = "head.json", "head.safetensors", "heard.json", "members"
 
 
 def write_head(head: Head, folder: Path) -> None:
@@ -36,6 +36,8 @@ def write_head(head: Head, folder: Path) -> None:
         save_file({**head._arrays(), **tuned}, str(temporary / _WEIGHTS))
         tuned_on = {"tuned_on": sorted(head.tuned_on_)} if head.tuned_on_ else {}
         write_json(temporary / _HEARD, {**head.heard_.to_json(), **tuned_on})
+        for i, member in enumerate(head.members_):
+            write_head(member, temporary / _MEMBERS / str(i))
         write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))
 
     replace_folder(folder, fill)
@@ -78,13 +80,14 @@ def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
         head.provenance = dict(description["provenance"])
         heard = read_json(folder / _HEARD, what="list of heard recordings")
         head.heard_, head.tuned_on_ = Heard.from_json(heard), frozenset(heard.get("tuned_on", ()))
-        expected = str(description["weights_sha256"])
+        expected, n_members = str(description["weights_sha256"]), int(description.get("members", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / _DESCRIPTION} was edited or is incomplete ({type(error).__name__}: {error}). Fit the head anew."
         ) from None
     arrays = _read_weights(folder / _WEIGHTS, expected)
     tuned = Tuning.take_arrays(arrays)
+    head.members_ = tuple(read_head(folder / _MEMBERS / str(i), class_of) for i in range(n_members))
     head._restore(arrays)
     if version == FORMAT_VERSION:
         try:
@@ -123,6 +126,7 @@ def _describe(head: Head, weights_sha256: str) -> dict[str, Any]:
         "secondary_weight": head.secondary_weight_,
         "provenance": head.provenance,
         "weights_sha256": weights_sha256,
+        **({"members": len(head.members_)} if head.members_ else {}),
         **({} if head.tuning_ is None else {"tuning": head.tuning_.to_json(head.labels_)}),
     }
 

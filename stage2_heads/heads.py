@@ -46,6 +46,8 @@ HEADS: Mapping[str, HeadKind] = {
     )
 }
 
+_COMBINED = HeadKind("combined", "fitted heads that answer together", "stage2_heads.combined", "CombinedHead")
+
 
 def list_heads() -> list[HeadKind]:
     """Every kind of head, in a fixed order."""
@@ -77,10 +79,12 @@ def load_head(folder: str | Path) -> Head:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a head's folder (head.json, head.safetensors, heard.json).")
-    return read_head(folder, _class_of)
+    return read_head(folder, lambda kind: _COMBINED.load_class() if kind == _COMBINED.name else _class_of(kind))
 
 
 def _class_of(name: str) -> type[Head]:
+    if name == _COMBINED.name:
+        raise InputError("a combined head is made of fitted ones: heads combine HEAD... --out DIR.")
     kind = HEADS.get(name)
     if kind is None:
         near = difflib.get_close_matches(name, HEADS, n=1)
