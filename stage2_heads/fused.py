@@ -20,6 +20,7 @@ __all__ = ["FusedHead", "FusedSettings"]
 WEIGHTS = ("chosen", "equal")
 _FOLDS = 3
 _FEWEST_UNHEARD = 8  # recordings below which weights cannot be chosen
+_ALIKE = 1e-9  # shares of recordings heard that differ by no more are the same
 _DECISIONS = 4_000_000  # a few weights need no more
 _VOTE_FLOOR = 1e-3  # votes of nobody are taken for odds of one to a thousand
 
@@ -74,8 +75,9 @@ class FusedHead(Head):
 
     A network's vectors of the recordings that it was trained on look better than those of any other recording, so one
     head over all blocks leans on them, and fails on new recordings. Here each block has a head of its own, and the
-    decisions are added with weights chosen by cross-fitting, on recordings that no backbone of any block has heard: the
-    best block, and each other one that is sure to help beside it.
+    decisions are added with weights chosen by cross-fitting, on recordings that no backbone of any block has heard.
+    Where some backbones have heard the others and some have not, the best block is joined only by those that are sure
+    to help beside it. A head that is left with one block is that block's head, calibration and all.
     Where there are too few of those, blocks whose backbones have heard the fitting recordings get no weight beside
     blocks that have not; blocks that are alike in this weigh alike.
 
@@ -201,14 +203,15 @@ class FusedHead(Head):
         n_blocks = len(rows.dims)
         allowed = np.ones(n_blocks, dtype=bool)
         alike = self.settings.weights == "equal"
+        memory = rows.heard_by_block.mean(axis=0)
+        uneven = bool(np.ptp(memory) > _ALIKE)
         if not said.unheard and not alike:
-            memory = rows.heard_by_block.mean(axis=0)
-            allowed, alike = memory <= memory.min() + 1e-9, True
+            allowed, alike = memory <= memory.min() + _ALIKE, True
         self._fitted_calibration = None
-        if alike:
-            fitted = stacking_weights(said.decisions, said.targets, allowed=allowed, alike=True)
-        else:
+        if uneven and not alike:
             fitted = chosen_weights(said.decisions, said.targets, said.recordings)
+        else:
+            fitted = stacking_weights(said.decisions, said.targets, allowed=allowed, alike=alike)
         if fitted is None:
             self.weights_ = allowed / allowed.sum()
             self.weighed_on_ = "alike: too few recordings"

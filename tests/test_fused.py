@@ -80,6 +80,23 @@ def test_a_block_that_helps_is_used():
     assert fused.weights_.min() > 0
 
 
+def test_blocks_that_have_heard_the_same_are_weighed_freely(monkeypatch):
+    """Doubt is for a block that remembers beside one that does not: equals need not prove that they help."""
+    from stage2_heads import fused as module
+
+    def never(*_):
+        raise AssertionError("the rule for uneven blocks was asked")
+
+    monkeypatch.setattr(module, "chosen_weights", never)
+    rows, _ = memorised(trained_noise=0.9)
+    both = LabelledRows(**{**vars(rows), "heard_by_block": np.repeat(rows.heard_by_block[:, :1], 2, axis=1)})
+    fused = create_head("fused").fit(both)
+    assert (fused.weights_ > 0).all()
+    assert fused.weighed_on_ == "chosen on 20 recordings that no backbone has heard"
+    with pytest.raises(AssertionError, match="rule for uneven"):
+        create_head("fused").fit(rows)
+
+
 def test_without_unheard_recordings_blocks_that_heard_them_count_nothing_beside_one_that_has_not():
     rows, X = memorised(n_unheard=0)
     fused = create_head("fused").fit(rows)
