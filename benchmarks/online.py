@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.timing import Result, compared, one_thread
 
-NAME = "online"
+NAME, GROUP = "online", "heads"
 _ROWS, _DIM, _CLASSES = 1_200, 1152, 60
 _CHUNK = 100  # rows that each side takes in turn, so that a busy machine troubles both alike
 _RATES = (0.1, 0.01, 0.001, 0.0001)  # river's default is .01

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAME", "main", "run"]
 
-NAME = "retrieval"
+NAME, GROUP = "retrieval", "heads"
 _K, _BATCH = 100, 64
 _ROWS, _DIM = 1_000_000, 256
 _PEER_ROWS, _PEER_DIM = 100_000, 1024
