@@ -176,9 +176,11 @@ def test_the_wrong_backbones_are_refused_before_any_worker_starts(tmp_path: Path
         extract(catalogue, [FakeBackbone(weights="z")], make_store(tmp_path / "store"), workers=Workers(2, dying_load))
 
 
-# The last recordings wait for a file called "go": however fast the machine, there is work left when it is interrupted.
+# The last recordings wait two seconds each, or for a file called "go": however fast the machine, there is work left
+# when it is interrupted. Whoever runs the tests may ignore Ctrl-C, which children inherit: here it is heard.
 SCRIPT = """
-    import sys, time
+    import signal, sys, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     from fakes import FakeBackbone, fake_catalogue, fake_decode
@@ -187,7 +189,8 @@ SCRIPT = """
     from embeddings.writing import Sealing
 
     def slow_decode(path, plan, rates):
-        while path.stem > "r030" and not Path({go!r}).exists():
+        deadline = time.monotonic() + 2
+        while path.stem > "r030" and not Path({go!r}).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         for window in fake_decode(path, plan, rates):
             time.sleep(0.02)
