@@ -90,7 +90,7 @@ def take_out_damage(store: Store, *, on_shard: Callable[[int], None] = lambda n:
                 move(path)
                 report.leftovers += 1
     for path in list(store.path.rglob("*.tmp")):
-        if place not in path.parents:
+        if place.parent not in path.parents:  # what an earlier repair took out stays where it lies
             move(path)
             report.leftovers += 1
     store.reload()
