@@ -212,7 +212,10 @@ def compare(
     """
     if head:
         from cli.heads_contest import hold_contest
+        from embeddings.errors import InputError
 
+        if threshold is not None or include_seen:
+            raise InputError("--threshold and --include-seen are for fitted heads; leave them out with --head.")
         hold_contest(
             paths,
             heads=head.split(","),

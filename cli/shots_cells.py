@@ -200,8 +200,8 @@ def _divide(
     from cli.heads_common import rows_of_split
     from embeddings.contract import Heard
     from stage2_heads.labels import RecordingLabels
-    from stage2_heads.leaks import guard, heard_mask
-    from stage2_heads.rows import label_rows
+    from stage2_heads.leaks import guard
+    from stage2_heads.stored_rows import stored_rows
 
     names = [name for name, _ in reader.blocks]
     sides = []
@@ -210,18 +210,9 @@ def _divide(
         places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
         known = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
         sides.append((rows, recording_of_row.reshape(-1), known))
-    (rows, recording_of_row, known), (valid_rows, valid_recording_of_row, valid_known) = sides
-    fitting = label_rows(
-        reader,
-        rows,
-        recording_of_row,
-        known,
-        blocks=reader.blocks,
-        labels=labels,
-        heard_by_block=np.stack([heard_mask(known, store.heard([name])) for name in names], axis=1),
-        windows=options.windows,
-        rms_dbfs=store.rows.rms_dbfs[rows],
-        secondary_weight=options.secondary_weight,
+    (rows, _, known), (valid_rows, valid_recording_of_row, valid_known) = sides
+    fitting = stored_rows(
+        store, names, rows, labels=labels, windows=options.windows, secondary_weight=options.secondary_weight
     )
     heard = Heard(
         trained_on=frozenset(r.recording for r in known),

@@ -108,6 +108,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(store, tmp_path):
         (["--head", "svm", "--folds", "1"], "must be 2 or more"),
         (["--head", "svm", "--seeds", "a"], "must be whole numbers"),
         (["--head", "svm", "--split", "valid"], "are for fitted heads"),
+        (["--head", "svm", "--include-seen"], "are for fitted heads"),
         (["--folds", "3"], "name at least one head"),
     ],
 )
