@@ -105,7 +105,7 @@ def _against(name: str, ours_per_s: float, theirs_per_s: float, target: float, v
     }
 
 
-def fill_store(path: Path, n_recordings: int) -> float:
+def fill_store(path: Path, n_recordings: int, n_windows: int = _WINDOWS) -> float:
     """Append whole recordings as extraction does. Returns rows a second, with every shard on disk."""
     from embeddings.pipeline import EmbeddedPart
     from embeddings.recordings import Recording
@@ -118,8 +118,8 @@ def fill_store(path: Path, n_recordings: int) -> float:
     store = Store.create(path, [_Block()], plan, dtype="float16", split=Split("all", 0, "", {}), link=False)
     recordings = [Recording(f"{i:032x}", path / str(i), filename=str(i)) for i in range(n_recordings)]
     store.add_recordings(recordings)
-    windows = [AudioWindow(span, False, -30.0, {}) for span in plan.spans(_WINDOWS * plan.hop_s)]
-    vectors = np.random.default_rng(0).standard_normal((_WINDOWS, _DIM)).astype(np.float32)
+    windows = [AudioWindow(span, False, -30.0, {}) for span in plan.spans(n_windows * plan.hop_s)]
+    vectors = np.random.default_rng(0).standard_normal((n_windows, _DIM)).astype(np.float32)
     began = time.perf_counter()
     writer = ShardWriter(store, dict)
     embedded = store.embedded
@@ -131,7 +131,7 @@ def fill_store(path: Path, n_recordings: int) -> float:
         if writer.is_full:
             writer.seal()
     writer.seal()
-    return n_recordings * _WINDOWS / (time.perf_counter() - began)
+    return n_recordings * n_windows / (time.perf_counter() - began)
 
 
 def _hoplite(path: Path) -> dict[str, float]:

@@ -140,16 +140,16 @@ class Cells:
         from stage2_heads.scoring import pool_windows
         from stage2_heads.stored_rows import stored_rows
 
-        sides = np.array([r.split for r in store.catalogue])[store.place_of_row]
+        sides = np.array([r.split for r in store.catalogue])
         reader = store.reader(arm.blocks)
-        rows = stored_rows(store, arm.blocks, np.flatnonzero(sides == "train"))
+        rows = stored_rows(store, arm.blocks, store.index.rows_of(sides == "train"))
         if arm.fusion == "unheard":
             rows = rows.subset(~rows.heard_by_backbone)
             if not rows.n_recordings:
                 raise InputError("fusions: unheard needs recordings that no backbone heard; set select_share above 0.")
         head = _new_head(arm, seed).fit(rows)
-        asked = np.flatnonzero(sides == "valid")
-        places, group = np.unique(store.place_of_row[asked], return_inverse=True)
+        asked = store.index.rows_of(sides == "valid")
+        places, group = store.index.recordings_of(asked)
         windows = head.scores(reader.read(asked))
         return CellScores(
             recordings=tuple(store.catalogue.recordings[place].recording for place in places),

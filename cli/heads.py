@@ -302,7 +302,6 @@ def _evaluate(
     seed: int,
     include_seen: bool,
 ) -> ScoreReport:
-    import numpy as np
 
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.scoring import evaluate
@@ -310,7 +309,7 @@ def _evaluate(
     warn_of_torn_shards(store)
     reader = store.reader(blocks_in(head, head_path, store))
     rows = rows_of_split(store, split or "all", valid_fold)
-    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+    places, recording_of_row = store.index.recordings_of(rows)
     return evaluate(
         head,
         reader,

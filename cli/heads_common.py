@@ -65,9 +65,9 @@ def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
         made = make_split(store.catalogue.recordings, valid_fold=valid_fold).assignments
         sides = [made.get(r.recording, "") for r in store.catalogue]
     if split == "all":
-        return np.arange(store.n_rows)
+        return np.arange(store.n_rows, dtype=store.index.row_dtype)
     wanted = np.array([side in (split, "both") for side in sides], bool)
-    rows = np.flatnonzero(wanted[store.place_of_row])
+    rows = store.index.rows_of(wanted)
     if not len(rows):
         raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
     return rows

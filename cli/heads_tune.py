@@ -173,13 +173,13 @@ def _rows_to_tune_on(
         wanted = np.array([r.recording in fitted for r in everyone], dtype=bool)
         rows = np.arange(store.n_rows)
         missing = f"{store.path} has none of the {len(fitted)} recordings that it was fitted on"
-    rows = rows[wanted[store.place_of_row[rows]]]
+    rows = rows[np.isin(rows, store.index.rows_of(wanted))]
     if not len(rows):
         raise InputError(
             f"head {head_path} cannot be tuned here: {missing}. Name the store that it was fitted on, or, with "
             "--split valid, one with recordings that nobody has heard."
         )
-    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+    places, recording_of_row = store.index.recordings_of(rows)
     return label_rows(
         store.reader(blocks),
         rows,
@@ -191,7 +191,7 @@ def _rows_to_tune_on(
             [heard_mask([everyone[p] for p in places], store.heard([name])) for name in blocks], axis=1
         ),
         windows=head.windows_,
-        rms_dbfs=store.rows.rms_dbfs[rows],
+        rms_dbfs=store.rows.rms_dbfs[rows] if head.windows_ == "loudest" else None,
         secondary_weight=head.secondary_weight_,
     )
 

@@ -153,7 +153,7 @@ def _new_rows(
     side = split or ("train" if table is None else "all")
     if side != "all":
         wanted &= np.array([recording.split in (side, "both") for recording in catalogue])
-    wanted &= np.isin(np.arange(len(catalogue)), store.place_of_row)
+    wanted &= np.isin(np.arange(len(catalogue)), store.index.place)
     recordings = [RecordingLabels.of(recording) for recording in catalogue]
     labelled = np.array([bool(r.primary_label) for r in recordings])
     heard = heard_mask(recordings, head.heard_)
@@ -166,16 +166,17 @@ def _new_rows(
         )
     fresh = new_classes(head, [recordings[i] for i in chosen])
     head.add_classes(fresh)
-    rows = np.flatnonzero(np.isin(store.place_of_row, chosen))
+    rows = store.index.rows_of(np.isin(np.arange(len(catalogue)), chosen))
+    places, recording_of_row = store.index.recordings_of(rows)
     learnt = label_rows(
         store.reader(names),
         rows,
-        np.searchsorted(chosen, store.place_of_row[rows]),
-        [recordings[i] for i in chosen],
+        recording_of_row,
+        [recordings[i] for i in places],
         blocks=head.blocks_,
         labels=head.labels_,
         windows=head.windows_,
-        rms_dbfs=store.rows.rms_dbfs[rows],
+        rms_dbfs=store.rows.rms_dbfs[rows] if head.windows_ == "loudest" else None,
         secondary_weight=head.secondary_weight_,
     )
     summary = {

@@ -207,9 +207,9 @@ def _divide(
     sides = []
     for side in ("train", "valid"):
         rows = rows_of_split(store, side, fold)
-        places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+        places, recording_of_row = store.index.recordings_of(rows)
         known = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
-        sides.append((rows, recording_of_row.reshape(-1), known))
+        sides.append((rows, recording_of_row, known))
     (rows, _, known), (valid_rows, valid_recording_of_row, valid_known) = sides
     fitting = stored_rows(
         store, names, rows, labels=labels, windows=options.windows, secondary_weight=options.secondary_weight

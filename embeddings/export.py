@@ -88,7 +88,7 @@ def export(
         out=str(out),
         format=suffix[1:],
         n_windows=len(rows),
-        n_recordings=len(np.unique(store.place_of_row[rows])),
+        n_recordings=len(store.index.recordings_of(rows)[0]),
         n_bytes=out.stat().st_size,
         dtype=store.dtype if chosen else "",
         blocks=tuple(block.name for block in chosen),
@@ -134,7 +134,7 @@ def _rows_of(store: Store, split: str) -> np.ndarray:
     if split:
         sides = ("",) if split == "none" else (split, "both")
         on_side = [r.split in sides for r in store.catalogue]
-        rows = np.flatnonzero(np.array(on_side, bool)[store.place_of_row])
+        rows = store.index.rows_of(np.array(on_side, bool))
     if not len(rows):
         what = f"no windows of --split {split}" if split and store.n_rows else "no windows"
         raise InputError(f"{store.path} has {what}; nothing was written. See `embed info {store.path}`.")
@@ -185,7 +185,7 @@ def _write_npz(temporary: Path, task: _Task) -> None:
             column = getattr(task.store.rows, name)[task.rows]
             _add_array(archive, name, column.dtype, column.shape, [column])
         recordings = task.store.catalogue.recordings
-        used = [recordings[place] for place in np.unique(task.store.place_of_row[task.rows])]
+        used = [recordings[place] for place in task.store.index.recordings_of(task.rows)[0]]
         for name in (*_TEXTS, *_LISTS):
             # Texts have the width of the longest, 4 bytes a letter; compressed, the repetition costs next to nothing.
             dtype = np.dtype(f"<U{max(1, *(len(_text(r, name)) for r in used))}")

@@ -190,7 +190,8 @@ def _recordings_of(store: Store) -> Iterator[tuple[str, np.ndarray, str]]:
     """Each recording's hash, its row numbers in order of time, and the shard that holds them."""
     if not store.n_rows:
         return
-    borders = np.flatnonzero(np.diff(store.place_of_row)) + 1
+    index = store.index
+    borders = index.first_row[1:-1][np.diff(index.place) != 0]
     for rows in np.split(np.arange(store.n_rows), borders):
         yield store.rows.recording[rows[0]], rows, store.shard_of_row(int(rows[0]))
 

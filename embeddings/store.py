@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +15,8 @@ from embeddings.errors import StoreError
 from embeddings.layout import HASHES, Block, StoreLayout, create_layout
 from embeddings.quarantine import Quarantine
 from embeddings.recordings import Catalogue, Recording, load_catalogue, save_catalogue
-from embeddings.shards import RowTable, read_rows, read_vectors, shard_checksum
+from embeddings.row_index import RowIndex
+from embeddings.shards import RowTable, read_rows, read_runs, read_vectors, shard_checksum
 from embeddings.splits import Split
 from embeddings.windows import WindowPlan
 
@@ -47,38 +49,44 @@ class Store(StoreLayout):
         self.catalogue: Catalogue = load_catalogue(self.path / "catalogue.arrow")
         self.shards: list[str] = []
         self.torn: dict[str, str] = {}  # shards whose rows cannot be read: their recordings count as not embedded
-        tables = []
+        runs = []
         for shard in sorted(p.stem for p in (self.path / "rows").glob("*.arrow")):
             try:
-                tables.append(read_rows(self.row_path(shard)))
+                runs.append(read_runs(self.row_path(shard)))
                 self.shards.append(shard)
             except StoreError as error:
                 self.torn[shard] = str(error)
-        everything = RowTable.concatenated(tables)
-        self._n_rows_of_shard = np.array([len(t) for t in tables], np.int64)
-        shard_of = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
-        offset_in = np.concatenate([np.arange(len(t)) for t in tables]) if tables else np.zeros(0, np.int64)
-
-        # The place in the catalogue orders rows; a recording sealed twice by racing writers counts once.
-        place = np.array([self._place(r) for r in everything.recording], dtype=np.int64)
-        home = _first_shard(place, shard_of)
-        keep = np.flatnonzero((place >= 0) & (shard_of == home[place])) if len(place) else place
-        order = keep[np.lexsort((everything.start_s[keep], place[keep]))]
-        self.n_duplicate_rows = int((place >= 0).sum() - len(keep))
-        self.rows: RowTable = everything.take(order)
-        self.place_of_row: np.ndarray = place[order]
-        self._shard_of_row: np.ndarray = shard_of[order]
-        self._offset_of_row: np.ndarray = offset_in[order]
+        self._n_rows_of_shard = np.array([r.n_rows for r in runs], np.int64)
+        self.index = RowIndex.of(runs, self._place)
+        for name in ("rows", "place_of_row"):
+            self.__dict__.pop(name, None)
 
     @property
     def n_rows(self) -> int:
-        return len(self.rows)
+        return self.index.n_rows
+
+    @property
+    def n_duplicate_rows(self) -> int:
+        """Rows of recordings that racing writers have sealed twice: they count once."""
+        return self.index.n_duplicates
+
+    @cached_property
+    def rows(self) -> RowTable:
+        """Every row's window, in order: some 40 bytes a row, read from the shards when they are first asked for."""
+        everything = RowTable.concatenated([read_rows(self.row_path(shard)) for shard in self.shards])
+        shard, offset = self.index.locate(np.arange(self.n_rows))
+        first_of_shard = np.cumsum(self._n_rows_of_shard) - self._n_rows_of_shard
+        return everything.take(first_of_shard[shard] + offset if self.n_rows else np.zeros(0, np.int64))
+
+    @cached_property
+    def place_of_row(self) -> np.ndarray:
+        """(n_rows,) int32, the place of each row's recording in the catalogue."""
+        return np.repeat(self.index.place, self.index.lengths)
 
     @property
     def rows_digest(self) -> str:
         """16 hexadecimal digits that change with the recordings that have rows: for caches of what was made of them."""
-        held = self.rows.recording[np.flatnonzero(np.diff(self.place_of_row, prepend=-1))]
-        return hashlib.sha256("\n".join([*sorted(held), str(self.n_rows)]).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join([*sorted(self.embedded), str(self.n_rows)]).encode()).hexdigest()[:16]
 
     @property
     def n_sealed_rows(self) -> int:
@@ -91,15 +99,15 @@ class Store(StoreLayout):
 
     def n_live_rows(self, shard: str) -> int:
         """Rows of a sealed shard that count: of recordings in the catalogue, and not sealed twice."""
-        return int(np.count_nonzero(self._shard_of_row == self.shards.index(shard)))
+        return int(self.index.lengths[self.index.shard == self.shards.index(shard)].sum())
 
     def shard_of_row(self, row: int) -> str:
-        return self.shards[self._shard_of_row[row]]
+        return self.shards[self.index.locate(np.array([row]))[0][0]]
 
     @property
     def embedded(self) -> set[str]:
         """Content hashes of the recordings whose rows are sealed."""
-        return {self.catalogue.recordings[i].recording for i in np.unique(self.place_of_row)}
+        return {self.catalogue.recordings[i].recording for i in np.unique(self.index.place)}
 
     def missing_shards(self, block: str) -> list[str]:
         """Sealed shards that have no vectors of this block yet."""
@@ -154,20 +162,19 @@ class StoreReader:
     def digest(self) -> str:
         """32 hexadecimal digits that change with any vector and with the order of rows: for caches made of them."""
         store, digest = self._store, hashlib.sha256()
-        for shard in np.unique(store._shard_of_row):
+        for shard in np.unique(store.index.shard):
             for name, fingerprint in self.blocks:
                 checksum = shard_checksum(store.vector_path(name, store.shards[shard]))
                 digest.update(f"{shard} {fingerprint.digest} {checksum}\n".encode())
-        for where in (store._shard_of_row, store._offset_of_row):
-            digest.update(np.ascontiguousarray(where, np.int64).data)
+        for part in store.index.digest_parts():
+            digest.update(part)
         return digest.hexdigest()[:32]
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """rows : (n,) row numbers in any order.  Returns float32 (n, dim), in `out[:n]` when `out` is given."""
         rows = np.asarray(rows)
         result = np.empty((len(rows), self.dim), np.float32) if out is None else out[: len(rows)]
-        shard_of = self._store._shard_of_row[rows]
-        offset_in = self._store._offset_of_row[rows]
+        shard_of, offset_in = self._store.index.locate(rows)
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
             offsets = offset_in[here]
@@ -185,14 +192,6 @@ class StoreReader:
             path = self._store.vector_path(self.blocks[block][0], self._store.shards[shard])
             self._maps[key] = read_vectors(path)
         return self._maps[key]
-
-
-def _first_shard(place: np.ndarray, shard_of: np.ndarray) -> np.ndarray:
-    """For each place in the catalogue, the first shard that holds rows of it."""
-    home = np.full(int(place.max(initial=-1)) + 1, np.iinfo(np.int64).max)
-    known = place >= 0
-    np.minimum.at(home, place[known], shard_of[known])
-    return home if len(home) else np.zeros(1, np.int64)
 
 
 def _as_slice(numbers: np.ndarray) -> slice | np.ndarray:

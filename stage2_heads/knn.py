@@ -96,7 +96,7 @@ class KnnHead(Head):
         }
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> None:
-        self.normaliser_ = BlockNormaliser.fit(rows.reader, rows.rows)
+        self.normaliser_ = BlockNormaliser.fit(rows.reader, np.asarray(rows.rows))
         self._index = VoteIndex(rows.dim)
         gathers = rows.n_rows > self.settings.ivf_above
         done = 0
@@ -108,7 +108,7 @@ class KnnHead(Head):
         self._targets, code_of_recording = np.unique(rows.targets, axis=0, return_inverse=True)
         self._codes = code_of_recording.reshape(-1)[rows.recording_of_row].astype(np.int32)
         if gathers:
-            self._gather(rows.recording_of_row)
+            self._gather(np.asarray(rows.recording_of_row))
             progress(1.0)
 
     def _learn_more(self, X: np.ndarray, Y: np.ndarray) -> None:

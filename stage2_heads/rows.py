@@ -10,6 +10,7 @@ import numpy as np
 from embeddings.contract import Fingerprint, RowReader
 from embeddings.errors import ContractError, InputError
 from stage2_heads.labels import RecordingLabels, class_set, target_matrix
+from stage2_heads.run_coded import RunCoded, run_coded
 
 __all__ = ["WINDOW_POLICIES", "ArrayReader", "LabelledRows", "label_rows"]
 
@@ -68,7 +69,7 @@ class LabelledRows:
     """Windows with the targets of their recordings.
 
     reader             where the vectors are
-    rows               (n,) int64, the reader's row numbers in use
+    rows               (n,) int32, or int64 in a reader of more than 2^31 rows: the reader's row numbers in use
     recording_of_row   (n,) int32, which recording (a row of `targets`) each window belongs to
     targets            (n_recordings, n_labels) float32 in [0, 1]
     labels             the classes, in the order of the targets' columns
@@ -80,8 +81,8 @@ class LabelledRows:
     """
 
     reader: RowReader
-    rows: np.ndarray
-    recording_of_row: np.ndarray
+    rows: np.ndarray | RunCoded
+    recording_of_row: np.ndarray | RunCoded
     targets: np.ndarray
     labels: tuple[str, ...]
     blocks: tuple[tuple[str, Fingerprint], ...]
@@ -92,8 +93,9 @@ class LabelledRows:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the usual way to normalise a frozen dataclass's own fields
-        set_field(self, "rows", np.asarray(self.rows, dtype=np.int64))
-        set_field(self, "recording_of_row", np.asarray(self.recording_of_row, dtype=np.int32))
+        smallest = np.int32 if self.reader.n_rows <= np.iinfo(np.int32).max else np.int64
+        set_field(self, "rows", run_coded(_whole_numbers(self.rows, smallest), 1))
+        set_field(self, "recording_of_row", run_coded(_whole_numbers(self.recording_of_row, np.int32), 0))
         set_field(self, "targets", np.asarray(self.targets, dtype=np.float32))
         if len(self.heard_by_block) == 0:
             set_field(self, "heard_by_block", np.zeros((self.n_recordings, len(self.blocks)), dtype=bool))
@@ -104,10 +106,12 @@ class LabelledRows:
             raise InputError(f"targets of shape {self.targets.shape} do not fit {len(self.labels)} labels.")
         if not (np.isfinite(self.targets).all() and (self.targets >= 0).all() and (self.targets <= 1).all()):
             raise InputError("targets must lie between 0 and 1.")
-        if len(self.rows) and not 0 <= self.recording_of_row.min() <= self.recording_of_row.max() < n_recordings:
-            raise InputError(f"codes run to {self.recording_of_row.max()}, but targets have {n_recordings} rows.")
-        if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < self.reader.n_rows:
-            raise InputError(f"row numbers run to {self.rows.max()}, but the reader has {self.reader.n_rows} rows.")
+        for what, numbers, n in (
+            ("codes", self.recording_of_row, n_recordings),
+            ("row numbers", self.rows, self.reader.n_rows),
+        ):
+            if len(numbers) and not 0 <= numbers.min() <= numbers.max() < n:
+                raise InputError(f"{what} run from {numbers.min()} to {numbers.max()}, but there are {n} to be had.")
         if len(self.blocks) != len(self.reader.dims):
             raise ContractError(f"{len(self.blocks)} blocks are named, but the reader has {len(self.reader.dims)}.")
         if len(self.recordings) not in (0, n_recordings):
@@ -159,6 +163,8 @@ class LabelledRows:
         keep = np.asarray(keep, dtype=bool)
         if keep.shape != (self.n_recordings,):
             raise InputError(f"a mask of shape {keep.shape} does not fit {self.n_recordings} recordings.")
+        if keep.all():
+            return self
         of_row = keep[self.recording_of_row]
         new_code = np.cumsum(keep, dtype=np.int32) - 1
         return replace(
@@ -183,7 +189,7 @@ class LabelledRows:
         """The same rows read into memory when they are few; these rows, still out of core, when they are many."""
         if isinstance(self.reader, ArrayReader) or 4 * self.n_rows * self.dim > _HELD_BYTES:
             return self
-        vectors = ArrayReader(self.reader.read(self.rows), self.reader.dims)
+        vectors = ArrayReader(self.reader.read(np.asarray(self.rows)), self.reader.dims)
         return replace(self, reader=vectors, rows=np.arange(self.n_rows))
 
     def loudest(self, rms_dbfs: np.ndarray) -> LabelledRows:
@@ -219,13 +225,16 @@ class LabelledRows:
         if self.n_rows == 0:
             return
         starts = rng.permutation(np.arange(0, self.n_rows, _BLOCK_ROWS))
-        order = np.concatenate([np.arange(s, min(s + _BLOCK_ROWS, self.n_rows)) for s in starts])
+        # Row by row the order would need as much memory as the rows; by blocks it is told where each one ends.
+        ends = np.cumsum(np.minimum(_BLOCK_ROWS, self.n_rows - starts))
         # A pool holds whole batches, so that only the epoch's last batch is short.
         pool_rows = batch_size * max(1, _POOL_BYTES // (4 * self.dim * batch_size))
         pool = np.empty((min(pool_rows, self.n_rows), self.dim), dtype=np.float32)
         x, y = self._buffers(min(batch_size, self.n_rows))
         for pool_start in range(0, self.n_rows, pool_rows):
-            places = np.sort(order[pool_start : pool_start + pool_rows])
+            drawn = np.arange(pool_start, min(pool_start + pool_rows, self.n_rows))
+            block = np.searchsorted(ends, drawn, side="right")
+            places = np.sort(starts[block] + drawn - np.r_[0, ends][block])
             vectors = self._read(self.rows[places], pool)
             codes = self.recording_of_row[places]
             shuffled = rng.permutation(len(places))
@@ -244,6 +253,16 @@ class LabelledRows:
 
     def _buffers(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         return np.empty((size, self.dim), np.float32), np.empty((size, len(self.labels)), np.float32)
+
+
+def _whole_numbers(numbers: np.ndarray | RunCoded, smallest: type[np.signedinteger]) -> np.ndarray | RunCoded:
+    """As the smallest integers, unless one does not fit: such a number is wrong, and is told as it is."""
+    if isinstance(numbers, RunCoded):
+        return numbers
+    numbers = np.asarray(numbers)
+    limit = np.iinfo(smallest)
+    fits = not numbers.size or limit.min <= numbers.min() <= numbers.max() <= limit.max
+    return numbers.astype(smallest if fits else np.int64, copy=False)
 
 
 def label_rows(
@@ -271,7 +290,7 @@ def label_rows(
     """
     if windows not in WINDOW_POLICIES:
         raise InputError(f"windows={windows!r} is not a policy; choose {', '.join(WINDOW_POLICIES)}.")
-    recording_of_row = np.asarray(recording_of_row, dtype=np.int64)
+    recording_of_row = np.asarray(recording_of_row)
     present = np.zeros(len(recordings), dtype=bool)
     present[recording_of_row] = True
     usable = present & np.array([bool(r.primary_label) for r in recordings], dtype=bool)
@@ -284,8 +303,8 @@ def label_rows(
     )
     everything = LabelledRows(
         reader=reader,
-        rows=np.asarray(rows, dtype=np.int64),
-        recording_of_row=recording_of_row.astype(np.int32),
+        rows=rows,
+        recording_of_row=recording_of_row,
         targets=target_matrix(recordings, classes, secondary_weight),
         labels=classes,
         blocks=tuple(blocks),

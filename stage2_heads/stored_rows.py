@@ -32,7 +32,7 @@ def stored_rows(
     Other arguments and errors as in `stage2_heads.rows.label_rows`.
     """
     reader = store.reader(blocks)
-    places, recording_of_row = np.unique(store.place_of_row[rows], return_inverse=True)
+    places, recording_of_row = store.index.recordings_of(rows)
     recordings = [RecordingLabels.of(store.catalogue.recordings[place]) for place in places]
     return label_rows(
         reader,
@@ -43,6 +43,6 @@ def stored_rows(
         labels=labels,
         heard_by_block=np.stack([heard_mask(recordings, store.heard([block])) for block in blocks], axis=1),
         windows=windows,
-        rms_dbfs=store.rows.rms_dbfs[rows],
+        rms_dbfs=store.rows.rms_dbfs[rows] if windows == "loudest" else None,
         secondary_weight=secondary_weight,
     )

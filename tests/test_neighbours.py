@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_the_rounded_vectors_are_kept_and_made_anew_when_damaged_or_of_another_o
         np.testing.assert_array_equal(again[0], kept[0])
         assert len((folder / name).read_bytes()) == len(whole)
     digest = store.reader().digest
-    store._offset_of_row = store._offset_of_row[::-1].copy()
+    store.index = replace(store.index, offset=store.index.offset[::-1].copy())
     assert store.reader().digest != digest
 
 
