@@ -172,7 +172,7 @@ def _draw_curves(contest: Contest) -> Canvas:
     canvas = _canvas(6.5, 4.2)
     axes = canvas.subplots()
     for colour, r in zip(_PALETTE, contest.results[:_CURVES], strict=False):
-        precision, recall, _ = precision_recall_curve(contest.truth.ravel(), r.scores.ravel())
+        precision, recall, _ = precision_recall_curve(contest.truth[contest.counted], r.scores[contest.counted])
         axes.step(recall, precision, where="post", color=colour, label=r.entry.name, linewidth=1.4)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize=7, frameon=False, loc="lower left")
@@ -197,9 +197,9 @@ def _draw_reliability(contest: Contest) -> Canvas:
     canvas = _canvas(5, 4.2)
     axes = canvas.subplots()
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-    truth = contest.truth.ravel()
+    truth = contest.truth[contest.counted]
     for colour, r in zip(_PALETTE, contest.results[:_CURVES], strict=False):
-        scores = r.scores.ravel()
+        scores = r.scores[contest.counted]
         bins = np.minimum((scores * _BINS).astype(int), _BINS - 1)
         counts = np.bincount(bins, minlength=_BINS)
         there = counts > 0

@@ -14,6 +14,7 @@ from cli.heads_common import (
     head_settings,
     require_free_or_refit,
     rows_of_split,
+    secondary_weight_of,
     share_progress,
     unfitted_head,
     warn_of_torn_shards,
@@ -37,6 +38,9 @@ ThresholdOption = Annotated[
     typer.Option(help="Score at which F1 counts a detection. Default: what `heads tune` chose, else 0.5."),
 ]
 BootstrapOption = Annotated[int, typer.Option(help="Replicates behind the 95 % intervals.")]
+SecondaryOption = Annotated[
+    str, typer.Option(help="What a secondary label is in figures: positive, ignored, or a weight between 0 and 1.")
+]
 SeenOption = Annotated[bool, typer.Option(help="Score heard recordings too; every figure will say so.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
@@ -161,6 +165,7 @@ def score(
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
+    secondary: SecondaryOption = "positive",
     per_class: Annotated[bool, typer.Option(help="Print the table of classes.")] = True,
     json_path: JsonOption = None,
 ) -> None:
@@ -172,7 +177,10 @@ def score(
     store = Store(store_path)
     head = load_head(head_path)
     heard = head.heard_.union(store.heard(blocks_in(head, head_path, store)))
-    report = _evaluate(head, head_path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen)
+    weight = secondary_weight_of(secondary)
+    report = _evaluate(
+        head, head_path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight
+    )
     out = console()
     side = f"split {split}" if split else "all that is unheard"
     out.print(score_table(report, f"{head_path} on {store_path}, {side}; windows pooled by {pool}"))
@@ -204,6 +212,7 @@ def compare(
     bootstrap: BootstrapOption = 1000,
     seed: SeedOption = 0,
     include_seen: SeenOption = False,
+    secondary: SecondaryOption = "positive",
     json_path: JsonOption = None,
 ) -> None:
     """Heads side by side on the same unheard recordings, with paired differences.
@@ -225,6 +234,7 @@ def compare(
             split=split,
             valid_fold=valid_fold,
             pool=pool,
+            secondary_weight=secondary_weight_of(secondary),
             bootstrap=bootstrap,
             seed=seed,
             out=out,
@@ -246,6 +256,7 @@ def compare(
     if blocks or folds or out or seeds != "0":
         raise InputError("--blocks, --folds, --seeds and --out need --head, the kinds of heads to fit.")
     *head_paths, store_path = paths
+    weight = secondary_weight_of(secondary)
     store = Store(store_path)
     heads = {path: load_head(path) for path in head_paths}
     # One list of heard recordings for all, so that every head is scored on the same ones.
@@ -253,7 +264,7 @@ def compare(
     reports = {}
     for path, fitted in heads.items():
         reports[_short_name(path, head_paths)] = _evaluate(
-            fitted, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen
+            fitted, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight
         )
     comparison = compare_reports(reports)
     side = f"split {split}" if split else "all that is unheard"
@@ -301,8 +312,8 @@ def _evaluate(
     n_bootstrap: int,
     seed: int,
     include_seen: bool,
+    secondary_weight: float,
 ) -> ScoreReport:
-
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.scoring import evaluate
 
@@ -322,6 +333,7 @@ def _evaluate(
         n_bootstrap=n_bootstrap,
         seed=seed,
         threshold=threshold,
+        secondary_weight=secondary_weight,
     )
 
 

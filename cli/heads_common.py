@@ -21,6 +21,7 @@ __all__ = [
     "head_settings",
     "require_free_or_refit",
     "rows_of_split",
+    "secondary_weight_of",
     "share_progress",
     "unfitted_head",
     "warn_of_torn_shards",
@@ -71,6 +72,21 @@ def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
     if not len(rows):
         raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
     return rows
+
+
+def secondary_weight_of(given: str) -> float:
+    """What `--secondary` means as the weight of a secondary label's cell in figures."""
+    from embeddings.errors import InputError
+
+    weight = {"positive": 1.0, "ignored": 0.0}.get(given)
+    if weight is None:
+        try:
+            weight = float(given)
+        except ValueError:
+            weight = -1.0
+    if not 0 <= weight <= 1:
+        raise InputError(f"--secondary {given} is neither positive nor ignored nor a weight from 0 to 1.")
+    return weight
 
 
 def require_free_or_refit(out: Path, kind: str, blocks: list[str], overwrite: bool) -> None:

@@ -30,6 +30,7 @@ class ScoreReport:
     recording, window  metric -> Figure;  random_baseline: metric -> value per recording, and "window" -> the same
     left_out           how many recordings were not scored, and why;  n_seen: heard ones scored all the same
     per_class          a mapping a class, with support
+    secondary_weight   what secondary labels counted, 0 (left out) to 1
     threshold, top_k   where a score counts as a detection; None: at the thresholds in `per_class`, at any number
     replicates         metric -> (n_bootstrap,) per recording, for paired comparison; `recordings` fixes the weights
     """
@@ -45,6 +46,7 @@ class ScoreReport:
     notes: tuple[str, ...]
     n_seen: int
     calibrated_on: str
+    secondary_weight: float
     threshold: float | None
     top_k: int | None
     n_bootstrap: int
@@ -64,6 +66,7 @@ class ScoreReport:
             "per_class": [dict(row) for row in self.per_class],
             "notes": list(self.notes),
             "calibrated_on": self.calibrated_on,
+            "secondary_weight": self.secondary_weight,
             "threshold": self.threshold,
             "top_k": self.top_k,
             "bootstrap": {"kind": "Bayesian, over recordings", "replicates": self.n_bootstrap, "seed": self.seed},

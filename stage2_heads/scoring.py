@@ -59,6 +59,7 @@ def evaluate(
     n_bootstrap: int = 1000,
     seed: int = 0,
     threshold: float | None = None,
+    secondary_weight: float = 1.0,
     progress: Progress | None = None,
 ) -> ScoreReport:
     """Predict the windows of recordings that nobody has heard, batch by batch, and score them.
@@ -95,6 +96,7 @@ def evaluate(
         tuning=head.tuning_ if threshold is None else None,
         names=head.names_,
         calibrated_on=head.calibrated_on_,
+        secondary_weight=secondary_weight,
     )
 
 
@@ -113,6 +115,7 @@ def score_rows(
     tuning: Tuning | None = None,
     names: Mapping[str, tuple[str, str]] | None = None,
     calibrated_on: str = "",
+    secondary_weight: float = 1.0,
 ) -> ScoreReport:
     """Score a table of windows x classes, joined to the truth by recording and by class name.
 
@@ -122,6 +125,8 @@ def score_rows(
     pool              "mean", "lme" or "max" of a recording's windows makes the recording's scores
     heard             recordings in it are left out, or with `include_seen` counted on every line
     threshold         where a score becomes a detection, for F1;  tuning: thresholds a class and top K instead
+    secondary_weight  what a recording counts for a species that is its secondary label: 1 like any other, 0 not at all
+                      (neither true nor false), between them as a part of a recording
     Top-k asks for the primary label; all other metrics take primary and secondary labels as true.
     Raises ScoreRangeError for scores outside [0, 1); InputError when the join fails or nothing is left to score.
     """
@@ -149,7 +154,9 @@ def score_rows(
     window_scores, group = scores[in_use].astype(np.float64, copy=False), place[codes][in_use]
 
     scored = [recordings[int(i)] for i in chosen]
-    truth = target_matrix(scored, labels) > 0
+    all_true, by_primary = target_matrix(scored, labels) > 0, target_matrix(scored, labels, 0.0) > 0
+    secondary = all_true & ~by_primary
+    truth = all_true if secondary_weight > 0 else by_primary
     if not truth.any():
         raise InputError(
             f"none of {len(scored)} recordings is of the head's {len(labels)} classes "
@@ -161,8 +168,10 @@ def score_rows(
     at_recording: float | np.ndarray = threshold if tuning is None else tuning.recording.values
     at_window: float | np.ndarray = threshold if tuning is None else tuning.window.values
     top_k = None if tuning is None else tuning.top_k
-    by_recording = Level(truth, pooled, primary, np.arange(n), n, at_recording, top_k)
-    by_window = Level(truth[group], window_scores, primary[group], group, n, at_window, top_k)
+    by_recording = Level(truth, pooled, primary, np.arange(n), n, at_recording, top_k, secondary, secondary_weight)
+    by_window = Level(
+        *(truth[group], window_scores, primary[group], group, n, at_window, top_k, secondary[group], secondary_weight)
+    )
 
     n_window_replicates = min(n_bootstrap, max(100, _WINDOW_VALUES // by_window.truth.size))
     weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, n_bootstrap, seed)])
@@ -178,6 +187,7 @@ def score_rows(
     support = truth.sum(axis=0)
     n_absent = int((support == 0).sum())
     notes = _notes(split, heard or Heard(), scored, labels, support, figures, pool, calibrated_on)
+    notes.insert(1, _secondary_note(int(secondary.sum()), secondary_weight))
     if tuning is not None:
         notes.append(_tuned_note(tuning, pool))
     if n_window_replicates < n_bootstrap:
@@ -198,6 +208,7 @@ def score_rows(
         notes=tuple(notes),
         n_seen=int((split.heard & has_windows).sum()) if include_seen else 0,
         calibrated_on=calibrated_on,
+        secondary_weight=secondary_weight,
         threshold=None if tuning is not None else threshold,
         top_k=top_k,
         n_bootstrap=n_bootstrap,
@@ -265,8 +276,9 @@ def _per_class(
     own_names = {r.primary_label: (r.scientific_name, r.common_name) for r in scored}
     claimed = by_recording.claimed
     thresholds = [np.broadcast_to(level.threshold, len(labels)) for level in (by_recording, by_window)]
-    right = (claimed & by_recording.truth).sum(axis=0)
-    n_claimed, support = claimed.sum(axis=0), by_recording.truth.sum(axis=0)
+    right = ((claimed & by_recording.truth) * by_recording.cell_weights).sum(axis=0)
+    true = (by_recording.truth * by_recording.cell_weights).sum(axis=0)
+    n_claimed, support = (claimed * by_recording.cell_weights).sum(axis=0), by_recording.truth.sum(axis=0)
     table = []
     for c, label in enumerate(labels):
         scientific, common = names.get(label) or own_names.get(label) or ("", "")
@@ -282,7 +294,7 @@ def _per_class(
                 "threshold": float(thresholds[0][c]),
                 "threshold_window": float(thresholds[1][c]),
                 "precision": float(right[c] / n_claimed[c]) if n_claimed[c] else None,
-                "recall": float(right[c] / support[c]) if support[c] else None,
+                "recall": float(right[c] / true[c]) if support[c] else None,
                 "f1": float(recording_figures.f1[c]) if support[c] else None,
                 "ap_window": _or_none(window_figures.ap[c]),
                 "auroc_window": _or_none(window_figures.auroc[c]),
@@ -341,6 +353,16 @@ def _notes(
             f"without exception leave room for a rate of {rule_of_three(n):.3f}."
         )
     return notes
+
+
+def _secondary_note(n: int, weight: float) -> str:
+    if n == 0:
+        return "No scored recording has a secondary label that the head knows."
+    if weight == 1:
+        return f"{n} secondary labels count as true, like primary ones."
+    if weight == 0:
+        return f"{n} secondary labels are ignored: neither true nor false for their species."
+    return f"{n} secondary labels count as true, each as {weight:g} of a recording."
 
 
 def _tuned_note(tuning: Tuning, pool: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +81,15 @@ class Result:
 class Contest:
     """All results, best cmAP first, and what they were measured on.
 
-    truth : (n, c) bool;  primary : (n,) column of the primary label, -1 outside the classes
+    truth, counted : (n, c) bool, what is true, and what is scored at all
+    primary : (n,) column of the primary label, -1 outside the classes
     names  label -> common or scientific name, where known;  notes  sentences for the reader
     """
 
     results: tuple[Result, ...]
     labels: tuple[str, ...]
     truth: np.ndarray
+    counted: np.ndarray
     primary: np.ndarray
     names: dict[str, str]
     n_fitted: int
@@ -157,6 +159,7 @@ def run_contest(
     folds: int = 0,
     seeds: Sequence[int] = (0,),
     pool: str = "mean",
+    secondary_weight: float = 1.0,
     n_bootstrap: int = 1000,
     bootstrap_seed: int = 0,
     progress: Callable[[Entry, int], None] = lambda entry, seed: None,
@@ -181,22 +184,30 @@ def run_contest(
         )
     fitted_on = [r for r, used in zip(all_rows.recordings, np.any([f for f, _ in parts], axis=0), strict=True) if used]
     labels = class_set(fitted_on)
+    scoring: dict[str, Any] = {
+        "pool": pool,
+        "secondary_weight": secondary_weight,
+        "n_bootstrap": n_bootstrap,
+        "seed": bootstrap_seed,
+    }
     results, report = [], None
     for entry in entries:
         rows = stored_rows(store, entry.blocks, everything, labels=labels)
         outcomes = []
         for seed in seeds:
-            outcomes.append(_outcome(entry, rows, parts, asked, seed, pool, n_bootstrap, bootstrap_seed))
+            outcomes.append(_outcome(entry, rows, parts, asked, seed, scoring))
             progress(entry, seed)
         results.append(_result(entry, outcomes))
         report = outcomes[0].report
     assert report is not None
     known = {r.recording: r for r in all_rows.recordings}
     scored = [known[name] for name in report.recordings]
+    truth = target_matrix(scored, labels, secondary_weight) > 0
     return Contest(
         results=tuple(sorted(results, key=lambda r: -(r.figures["cmap_present"].value or 0.0))),
         labels=labels,
-        truth=target_matrix(scored, labels) > 0,
+        truth=truth,
+        counted=truth | (target_matrix(scored, labels) == 0),
         primary=primary_codes(scored, labels),
         names={r.primary_label: r.common_name or r.scientific_name for r in all_rows.recordings},
         n_fitted=int(np.mean([fit.sum() for fit, _ in parts])),
@@ -239,9 +250,7 @@ def _outcome(
     parts: Sequence[tuple[np.ndarray, np.ndarray]],
     asked: np.ndarray,
     seed: int,
-    pool: str,
-    n_bootstrap: int,
-    bootstrap_seed: int,
+    scoring: Mapping[str, Any],
 ) -> _Outcome:
     scores = np.zeros((rows.n_rows, len(rows.labels)))
     fit_s, seconds, n_scored, n_bytes = 0.0, 0.0, 0, 0
@@ -267,15 +276,13 @@ def _outcome(
         rows.labels,
         [recordings[code].recording for code in rows.recording_of_row[wanted]],
         [r for r, is_asked in zip(recordings, asked, strict=True) if is_asked],
-        pool=pool,
-        n_bootstrap=n_bootstrap,
-        seed=bootstrap_seed,
         calibrated_on=calibrated_on,
+        **scoring,
     )
     place = {name: i for i, name in enumerate(report.recordings)}
     codes = np.array([place.get(r.recording, -1) for r in recordings])[rows.recording_of_row]
     there = codes >= 0
-    pooled = pool_windows(scores[there], codes[there], len(place), pool)
+    pooled = pool_windows(scores[there], codes[there], len(place), scoring["pool"])
     return _Outcome(report, pooled, fit_s, n_scored / max(seconds, 1e-9), n_bytes)
 
 

@@ -241,3 +241,46 @@ def test_brackets_in_names_are_shown_as_they_are():
     console = Console(width=250, record=True, file=io.StringIO())
     console.print(class_table(score_rows(scores, LABELS, rows, recordings, n_bootstrap=20, names=names)))
     assert "song [red]" in console.export_text()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_secondary_labels_count_what_they_are_told_to(weight):
+    """Oracle: scikit-learn with a weight a cell."""
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+    recordings, _, _ = made_up(windows=1)
+    scores = np.random.default_rng(3).random((len(recordings), len(LABELS))) * 0.99
+    rows = [r.recording for r in recordings]
+    report = score_rows(scores, LABELS, rows, recordings, n_bootstrap=20, secondary_weight=weight)
+    truth = target_matrix(recordings, LABELS) > 0
+    cells = np.where(truth & ~(target_matrix(recordings, LABELS, 0.0) > 0), weight, 1.0)
+    assert (cells != 1).any() == (weight < 1)
+
+    def mean_of(metric, predicted=scores):
+        return np.mean([metric(truth[:, c], predicted[:, c], sample_weight=cells[:, c]) for c in range(3)])
+
+    flat = {"sample_weight": cells.ravel()}
+    expected = {
+        "cmap_present": mean_of(average_precision_score),
+        "auroc": mean_of(roc_auc_score),
+        "ap_micro": average_precision_score(truth.ravel(), scores.ravel(), **flat),
+        "f1_macro": mean_of(f1_score, scores >= 0.5),
+        "f1_micro": f1_score(truth.ravel(), (scores >= 0.5).ravel(), **flat),
+    }
+    for level in (report.recording, report.window):
+        assert {name: level[name].value for name in expected} == pytest.approx(expected, abs=1e-12)
+    plain = score_rows(scores, LABELS, rows, recordings, n_bootstrap=20)
+    assert report.recording["top_1"] == plain.recording["top_1"]
+    assert report.per_class[1]["support"] == (10 if weight == 0 else 13)
+    told = {
+        0.0: "3 secondary labels are ignored",
+        0.3: "each as 0.3 of a recording",
+        1.0: "3 secondary labels count as",
+    }
+    assert any(told[weight] in note for note in report.notes)
+    assert report.to_json()["secondary_weight"] == weight
+    if weight == 0:  # whatever an ignored cell scores, nothing changes but the primary label's rank
+        moved = np.where(cells == 0, 0.999, scores)
+        again = score_rows(moved, LABELS, rows, recordings, n_bootstrap=20, secondary_weight=0.0)
+        for name in ("cmap_padded_5", "ap11", "ap11_confidence", "f1_macro"):
+            assert again.recording[name] == report.recording[name]
