@@ -92,6 +92,7 @@ def _result(arm: Arm, seeds: Mapping[int, Sequence[CellScores]], catalogue: Cata
     from stage2_heads.bootstrap import bayesian_weights, interval
     from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
     from stage2_heads.levels import Level
+    from stage2_heads.score_table import ScoreTable
 
     by_seed: dict[str, list[float]] = {name: [] for name in METRICS}
     replicates: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
@@ -105,7 +106,9 @@ def _result(arm: Arm, seeds: Mapping[int, Sequence[CellScores]], catalogue: Cata
         scores = np.concatenate([cell.scores for cell in cells])[order]
         known = [RecordingLabels.of(catalogue.recordings[catalogue.position(str(name))]) for name in names[order]]
         n = len(known)
-        level = Level(target_matrix(known, labels) > 0, scores, primary_codes(known, labels), np.arange(n), n)
+        level = Level(
+            target_matrix(known, labels) > 0, ScoreTable.of(scores), primary_codes(known, labels), np.arange(n)
+        )
         weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, _REPLICATES, seed)])
         metrics = level.figures(weights).metrics
         for name in METRICS:

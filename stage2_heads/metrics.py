@@ -16,6 +16,7 @@ __all__ = [
     "auroc",
     "average_precision",
     "check_scores",
+    "f1_of",
     "f1_scores",
     "padded_cmap",
     "present_cmap",
@@ -229,22 +230,23 @@ def top_k_hits(scores: np.ndarray, primary: np.ndarray, k: int) -> np.ndarray:
 
 
 def f1_scores(
-    truth: np.ndarray,
-    predicted: np.ndarray,
-    group: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    cell_weights: np.ndarray | float = 1.0,
+    truth: np.ndarray, predicted: np.ndarray, group: np.ndarray | None = None, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Micro F1, (r,), and F1 of each class, (r, c): 2 TP / (2 TP + FP + FN), 0 when all three are 0.
 
     truth, predicted : (n, c) of {0, 1};  group, weights : (n,) row of `weights` that each item takes, and (m, r)
-    replicates; without them all items weigh 1 and r is 1;  cell_weights : (n, c), what each cell counts
+    replicates; without them all items weigh 1 and r is 1.
     """
     truth, predicted = np.asarray(truth) > 0, np.asarray(predicted) > 0
     if weights is None or group is None:
         weights, group = np.ones((1, 1)), np.zeros(len(truth), dtype=np.int64)
-    agreed = weights.T @ sum_by_group((truth & predicted) * cell_weights, group, len(weights))
-    claimed = weights.T @ sum_by_group((truth.astype(np.int8) + predicted) * cell_weights, group, len(weights))
+    agreed = weights.T @ sum_by_group(truth & predicted, group, len(weights))
+    claimed = weights.T @ sum_by_group(truth.astype(np.int8) + predicted, group, len(weights))
+    return f1_of(agreed, claimed)
+
+
+def f1_of(agreed: np.ndarray, claimed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `f1_scores`, from (r, c) weight of true positives, and of true plus predicted ones."""
     per_class = np.divide(2 * agreed, claimed, out=np.zeros_like(agreed), where=claimed > 0)
     total = claimed.sum(axis=1)
     micro = np.divide(2 * agreed.sum(axis=1), total, out=np.zeros(len(total)), where=total > 0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +17,9 @@ from stage2_heads.calibration import BELOW_ONE
 from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
 from stage2_heads.leaks import LeakSplit, guard
 from stage2_heads.levels import METRICS, Level, LevelFigures, random_baseline
-from stage2_heads.metrics import check_scores, padded_cmap
+from stage2_heads.metrics import padded_cmap
 from stage2_heads.score_report import Figure, ScoreReport
+from stage2_heads.score_table import ScoreTable
 from stage2_heads.thresholds import DEFAULT_THRESHOLD
 from stage2_heads.tuned import Tuning
 
@@ -70,26 +73,23 @@ def evaluate(
     progress                called with the share of windows predicted, 0 to 1
     Other arguments and errors as in `score_rows`.
     """
-    rows, recording_of_row = np.asarray(rows, dtype=np.int64), np.asarray(recording_of_row, dtype=np.int64)
+    rows, codes = np.asarray(rows), np.asarray(recording_of_row)
     everything_heard = head.heard_ if heard is None else heard.union(head.heard_)
-    split = guard(recordings, everything_heard, head.labels_, include_seen=include_seen)
-    kept = split.scored[recording_of_row]
-    rows, recording_of_row = rows[kept], recording_of_row[kept]
-    scores = np.empty((len(rows), len(head.labels_)))
+    asked = _ask(recordings, codes, head.labels_, everything_heard, include_seen)
+    rows, group = rows[asked.group >= 0], asked.group[asked.group >= 0]
+    table = ScoreTable(len(rows), len(head.labels_))
     buffer = np.empty((min(_BATCH_ROWS, max(len(rows), 1)), sum(reader.dims)), dtype=np.float32)
     for start in range(0, len(rows), _BATCH_ROWS):
         stop = min(start + _BATCH_ROWS, len(rows))
-        scores[start:stop] = head.scores(reader.read(rows[start:stop], out=buffer))
+        table.write(start, head.scores(reader.read(rows[start:stop], out=buffer)))
         if progress is not None:
             progress(stop / len(rows))
-    return score_rows(
-        scores,
+    return _report(
+        table,
         head.labels_,
-        [recordings[i].recording for i in recording_of_row],
-        recordings,
+        group,
+        asked,
         pool=pool,
-        heard=everything_heard,
-        include_seen=include_seen,
         n_bootstrap=n_bootstrap,
         seed=seed,
         threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
@@ -131,29 +131,81 @@ def score_rows(
     Raises ScoreRangeError for scores outside [0, 1); InputError when the join fails or nothing is left to score.
     """
     scores = np.asarray(scores)
-    if pool not in POOLS:
-        raise InputError(f"pool={pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold={threshold} must lie between 0 and 1.")
     if scores.ndim != 2 or scores.shape != (len(recording_of_row), len(labels)):
         raise InputError(
             f"scores of shape {scores.shape} do not fit {len(recording_of_row)} rows, {len(labels)} classes."
         )
-    check_scores(scores)
-    codes = _join(recording_of_row, recordings)
+    asked = _ask(recordings, _join(recording_of_row, recordings), labels, heard or Heard(), include_seen)
+    in_use = asked.group >= 0
+    return _report(
+        ScoreTable.of(scores[in_use]),
+        labels,
+        asked.group[in_use],
+        asked,
+        pool=pool,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        threshold=threshold,
+        tuning=tuning,
+        names=names or {},
+        calibrated_on=calibrated_on,
+        secondary_weight=secondary_weight,
+    )
 
-    split = guard(recordings, heard or Heard(), labels, include_seen=include_seen)
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which recordings are scored. group : (n,) the place of each row's recording among `scored`, -1 left out."""
+
+    scored: list[RecordingLabels]
+    group: np.ndarray
+    split: LeakSplit
+    heard: Heard
+    n_seen: int
+    n_windowless: int
+
+
+def _ask(
+    recordings: Sequence[RecordingLabels], codes: np.ndarray, labels: Sequence[str], heard: Heard, include_seen: bool
+) -> _Asked:
+    split = guard(recordings, heard, labels, include_seen=include_seen)
     has_windows = np.bincount(codes, minlength=len(recordings)) > 0
     chosen = np.flatnonzero(split.scored & has_windows)
-    n_windowless = int((split.scored & ~has_windows).sum())
     if len(chosen) == 0:
         raise InputError(f"none of the {int(split.scored.sum())} recordings to score has windows; extract them first.")
     place = np.full(len(recordings), -1)
     place[chosen] = np.arange(len(chosen))
-    in_use = place[codes] >= 0
-    window_scores, group = scores[in_use].astype(np.float64, copy=False), place[codes][in_use]
+    return _Asked(
+        scored=[recordings[int(i)] for i in chosen],
+        group=place[codes],
+        split=split,
+        heard=heard,
+        n_seen=int((split.heard & has_windows).sum()) if include_seen else 0,
+        n_windowless=int((split.scored & ~has_windows).sum()),
+    )
 
-    scored = [recordings[int(i)] for i in chosen]
+
+def _report(
+    table: ScoreTable,
+    labels: Sequence[str],
+    group: np.ndarray,
+    asked: _Asked,
+    *,
+    pool: str,
+    n_bootstrap: int,
+    seed: int,
+    threshold: float,
+    tuning: Tuning | None,
+    names: Mapping[str, tuple[str, str]],
+    calibrated_on: str,
+    secondary_weight: float,
+) -> ScoreReport:
+    """group : (n,) place of each of the table's rows among the recordings that are scored."""
+    if pool not in POOLS:
+        raise InputError(f"pool={pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold} must lie between 0 and 1.")
+    scored = asked.scored
     all_true, by_primary = target_matrix(scored, labels) > 0, target_matrix(scored, labels, 0.0) > 0
     secondary = all_true & ~by_primary
     truth = all_true if secondary_weight > 0 else by_primary
@@ -164,16 +216,18 @@ def score_rows(
         )
     primary = primary_codes(scored, labels)
     n = len(scored)
-    pooled = pool_windows(window_scores, group, n, pool)
+    pooled = np.empty((n, len(labels)))
+    for first, block in table.blocks():
+        pooled[:, first : first + block.shape[1]] = pool_windows(block, group, n, pool)
     at_recording: float | np.ndarray = threshold if tuning is None else tuning.recording.values
     at_window: float | np.ndarray = threshold if tuning is None else tuning.window.values
     top_k = None if tuning is None else tuning.top_k
-    by_recording = Level(truth, pooled, primary, np.arange(n), n, at_recording, top_k, secondary, secondary_weight)
-    by_window = Level(
-        *(truth[group], window_scores, primary[group], group, n, at_window, top_k, secondary[group], secondary_weight)
+    by_recording = Level(
+        truth, ScoreTable.of(pooled), primary, np.arange(n), at_recording, top_k, secondary, secondary_weight
     )
+    by_window = replace(by_recording, scores=table, group=group, threshold=at_window)
 
-    n_window_replicates = min(n_bootstrap, max(100, _WINDOW_VALUES // by_window.truth.size))
+    n_window_replicates = min(n_bootstrap, max(100, _WINDOW_VALUES // math.prod(table.shape)))
     weights = np.hstack([np.ones((n, 1)), bayesian_weights(n, n_bootstrap, seed)])
     recording_figures = by_recording.figures(weights)
     window_figures = by_window.figures(weights[:, : n_window_replicates + 1])
@@ -186,7 +240,7 @@ def score_rows(
     }
     support = truth.sum(axis=0)
     n_absent = int((support == 0).sum())
-    notes = _notes(split, heard or Heard(), scored, labels, support, figures, pool, calibrated_on)
+    notes = _notes(asked, labels, support, figures, pool, calibrated_on)
     notes.insert(1, _secondary_note(int(secondary.sum()), secondary_weight))
     if tuning is not None:
         notes.append(_tuned_note(tuning, pool))
@@ -197,16 +251,16 @@ def score_rows(
         recording=figures["recording"],
         window=figures["window"],
         left_out={
-            "heard": split.n_heard_left_out,
-            "no_label": int(split.no_label.sum()),
-            "no_windows": n_windowless,
+            "heard": asked.split.n_heard_left_out,
+            "no_label": int(asked.split.no_label.sum()),
+            "no_windows": asked.n_windowless,
         },
         absent_classes=n_absent,
         random_baseline=baseline,
         pool=pool,
-        per_class=_per_class(by_recording, recording_figures, by_window, window_figures, labels, names or {}, scored),
+        per_class=_per_class(by_recording, recording_figures, by_window, window_figures, labels, names, scored),
         notes=tuple(notes),
-        n_seen=int((split.heard & has_windows).sum()) if include_seen else 0,
+        n_seen=asked.n_seen,
         calibrated_on=calibrated_on,
         secondary_weight=secondary_weight,
         threshold=None if tuning is not None else threshold,
@@ -252,10 +306,10 @@ def _join(recording_of_row: Sequence[str], recordings: Sequence[RecordingLabels]
 
 
 def _figures(level_figures: LevelFigures, level: Level) -> dict[str, Figure]:
-    n_primary = int((level.primary >= 0).sum())
+    n_primary = int((level.primary[level.group] >= 0).sum())
     figures = {}
     for name, values in level_figures.metrics.items():
-        n = n_primary if name.startswith("top_") else len(level.truth)
+        n = n_primary if name.startswith("top_") else len(level.group)
         if np.isnan(values[0]):
             figures[name] = Figure(None, None, None, n)
             continue
@@ -274,11 +328,10 @@ def _per_class(
     scored: Sequence[RecordingLabels],
 ) -> tuple[dict[str, Any], ...]:
     own_names = {r.primary_label: (r.scientific_name, r.common_name) for r in scored}
-    claimed = by_recording.claimed
     thresholds = [np.broadcast_to(level.threshold, len(labels)) for level in (by_recording, by_window)]
-    right = ((claimed & by_recording.truth) * by_recording.cell_weights).sum(axis=0)
-    true = (by_recording.truth * by_recording.cell_weights).sum(axis=0)
-    n_claimed, support = (claimed * by_recording.cell_weights).sum(axis=0), by_recording.truth.sum(axis=0)
+    right, n_claimed, true = recording_figures.right, recording_figures.claimed, recording_figures.true
+    support = by_recording.truth.sum(axis=0)
+    support_windows = np.bincount(by_window.group, minlength=len(scored)) @ by_recording.truth
     table = []
     for c, label in enumerate(labels):
         scientific, common = names.get(label) or own_names.get(label) or ("", "")
@@ -288,7 +341,7 @@ def _per_class(
                 "scientific_name": scientific,
                 "common_name": common,
                 "support": int(support[c]),
-                "support_windows": int(by_window.truth[:, c].sum()),
+                "support_windows": int(support_windows[c]),
                 "ap": _or_none(recording_figures.ap[c]),
                 "auroc": _or_none(recording_figures.auroc[c]),
                 "threshold": float(thresholds[0][c]),
@@ -304,16 +357,14 @@ def _per_class(
 
 
 def _notes(
-    split: LeakSplit,
-    heard: Heard,
-    scored: Sequence[RecordingLabels],
+    asked: _Asked,
     labels: Sequence[str],
     support: np.ndarray,
     figures: Mapping[str, Mapping[str, Figure]],
     pool: str,
     calibrated_on: str,
 ) -> list[str]:
-    known = set(labels)
+    known, split, scored, heard = set(labels), asked.split, asked.scored, asked.heard
     notes = [f"A recording's scores are the {pool} of its windows'; equal scores share a place in top-k."]
     if split.n_seen:
         notes.append(f"{split.n_seen} of {len(scored)} recordings were heard in training: these figures flatter.")
@@ -374,7 +425,7 @@ def _tuned_note(tuning: Tuning, pool: str) -> str:
 
 
 def _n_draws(level: Level) -> int:
-    return int(np.clip(_BASELINE_VALUES // level.truth.size, 1, _BASELINE_DRAWS))
+    return int(np.clip(_BASELINE_VALUES // math.prod(level.scores.shape), 1, _BASELINE_DRAWS))
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stage2_heads.labels import RecordingLabels, target_matrix
 from stage2_heads.leaks import guard
 from stage2_heads.levels import METRICS, Level
 from stage2_heads.metrics import average_precision, padded_cmap, present_cmap
+from stage2_heads.score_table import ScoreTable
 from stage2_heads.scoring import pool_windows, score_rows
 
 LABELS = ("a", "b", "c", "d")
@@ -185,7 +186,7 @@ def test_intervals_cover_the_share_of_hits_about_as_often_as_they_promise():
         n = 40
         scores = np.full((n, 2), 0.4)
         scores[:, 0] = np.where(rng.random(n) < 0.7, 0.6, 0.2)
-        level = Level(np.eye(2, dtype=bool)[np.zeros(n, int)], scores, np.zeros(n, int), np.arange(n), n)
+        level = Level(np.eye(2, dtype=bool)[np.zeros(n, int)], ScoreTable.of(scores), np.zeros(n, int), np.arange(n))
         values = level.figures(np.hstack([np.ones((n, 1)), bayesian_weights(n, 200, seed)])).metrics["top_1"]
         low, high = interval(values[1:], values[0])
         covered.append(low <= 0.7 <= high)
