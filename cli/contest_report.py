@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from rich.table import Table
 
-    from stage2_heads.tournament import Contest, Result
+    from stage2_heads.contest import Contest, Result
 
-__all__ = ["contest_table", "write_contest"]
+__all__ = ["CURVES", "contest_table", "write_contest"]
 
 _METRICS = {"top_1": "top-1", "cmap_present": "cmAP, present", "cmap_padded_5": "cmAP, padded 5", "auroc": "AUROC"}
 _FILES_ONLY = ("cmAP, padded 5",)  # a terminal is narrower than a page
-_CURVES = 6  # entries whose curves are drawn: more cannot be told apart
+CURVES = 3  # of the best entries: learning curves cost as much as the contest's own fits
+_CURVES = 6  # entries whose other curves are drawn: more cannot be told apart
 _CONFUSED = 12  # pairs of species that are listed
 _BINS = 10
 _PALETTE = ("#1b6ca8", "#d1495b", "#66a182", "#8d6a9f", "#c98a1b", "#2e4057")
@@ -128,6 +129,7 @@ def _html(contest: Contest) -> str:
         best=best.entry.name,
         overview=_svg(_draw_overview(contest)),
         curves=_svg(_draw_curves(contest)),
+        learning=_svg(_draw_learning(contest)) if any(r.curve for r in contest.results) else "",
         classes=_svg(_draw_classes(contest, best)),
         reliability=_svg(_draw_reliability(contest)),
         matrix=_svg(_draw_matrix(contest, best)),
@@ -176,6 +178,23 @@ def _draw_curves(contest: Contest) -> Canvas:
         axes.step(recall, precision, where="post", color=colour, label=r.entry.name, linewidth=1.4)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(fontsize=7, frameon=False, loc="lower left")
+    _plain(axes)
+    return canvas
+
+
+def _draw_learning(contest: Contest) -> Canvas:
+    canvas = _canvas(6.5, 4.2)
+    axes = canvas.subplots()
+    for colour, r in zip(_PALETTE, [r for r in contest.results if r.curve], strict=False):
+        n, figures = zip(*r.curve, strict=True)
+        low, value, high = (np.array([getattr(f, end) for f in figures], float) for end in ("low", "value", "high"))
+        axes.plot(n, value, "o-", color=colour, markersize=3.5, label=r.entry.name)
+        axes.fill_between(n, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(n, [str(count) for count in n])
+    axes.minorticks_off()
+    axes.set(xlabel="recordings fitted on", ylabel="cmAP over present classes")
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
     _plain(axes)
     return canvas
 
@@ -279,6 +298,9 @@ th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: l
 {{ overview|safe }}
 <h2>Precision and recall, all classes together</h2>
 {{ curves|safe }}
+{% if learning %}<h2>Would more recordings help?</h2>
+<p class="small">The best heads, fitted on an eighth, a quarter, half and all of their recordings.</p>
+{{ learning|safe }}{% endif %}
 <h2>Are scores probabilities?</h2>
 {{ reliability|safe }}
 <h2>Per class: {{ best }}</h2>

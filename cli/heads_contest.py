@@ -1,4 +1,4 @@
-"""`heads compare STORE --head ...`: kinds of heads on a store's blocks, all fitted and scored in one run."""
+"""`heads compare STORE... --head ...`: kinds of heads on stores' blocks, all fitted and scored in one run."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ def hold_contest(
     """
     from embeddings.errors import InputError
 
-    if len(paths) != 1:
-        raise InputError(f"--head fits new heads on one store, but {len(paths)} paths are named; name the store only.")
+    if fitted := [path for path in paths if (path / "head.json").is_file()]:
+        raise InputError(f"--head fits new heads, but {fitted[0]} is a fitted one; name stores only.")
     if split or valid_fold:
         raise InputError("--split and --valid-fold are for fitted heads; with --head give --folds, or nothing.")
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise InputError(f"--seeds {seeds} must be whole numbers between commas, such as 0,1,2.")
-    store_path, all_seeds = paths[0], [int(part) for part in seeds.split(",")]
-    from cli.contest_report import contest_table, write_contest
+    all_seeds = [int(part) for part in seeds.split(",")]
+    from cli.contest_report import CURVES, contest_table, write_contest
     from embeddings.store import Store
     from stage2_heads.tournament import entries_of, run_contest
 
-    store = Store(store_path)
-    sets = [tuple(block.name for block in store.choose_blocks(names.split("+"))) for names in blocks]
-    entries = entries_of(store, heads, sets)
-    with progress("fitting and scoring", len(entries) * len(all_seeds), "heads") as advance:
+    stores = [Store(path) for path in paths]
+    sets = [tuple(block.name for block in stores[0].choose_blocks(names.split("+"))) for names in blocks]
+    entries = entries_of(stores[0], heads, sets)
+    curves = min(CURVES, len(entries)) if out is not None else 0
+    with progress("fitting and scoring", len(entries) * len(all_seeds) + curves, "heads") as advance:
         contest = run_contest(
-            store,
+            stores,
             entries,
             folds=folds,
             seeds=all_seeds,
@@ -56,6 +57,7 @@ def hold_contest(
             secondary_weight=secondary_weight,
             n_bootstrap=bootstrap,
             bootstrap_seed=seed,
+            curves=curves,
             progress=lambda entry, seed: advance(1),
         )
     printer = console()
@@ -64,4 +66,4 @@ def hold_contest(
         printer.print(note)
     if out is not None:
         printer.print("Report: " + ", ".join(str(path) for path in write_contest(contest, out)))
-    write_summary(json_path, {"store": str(store_path), **contest.to_json()})
+    write_summary(json_path, {"store": [str(path) for path in paths], **contest.to_json()})

@@ -1,21 +1,21 @@
-"""Heads against blocks on one store: each fitted, and scored on recordings that neither it nor any backbone heard."""
+"""Heads against blocks: each fitted, and scored on recordings that neither it nor any backbone heard."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embeddings.errors import InputError
-from stage2_heads.base import Head
 from stage2_heads.bootstrap import interval
 from stage2_heads.calibration import BELOW_ONE
+from stage2_heads.contest import Contest, Entry, Result
 from stage2_heads.folds import recording_folds
-from stage2_heads.heads import HEADS, create_head
-from stage2_heads.labels import class_set, primary_codes, target_matrix
+from stage2_heads.heads import create_head
+from stage2_heads.labels import RecordingLabels, class_set, primary_codes, target_matrix
 from stage2_heads.rows import LabelledRows
 from stage2_heads.score_report import Figure, ScoreReport
 from stage2_heads.scoring import pool_windows, score_rows
@@ -24,116 +24,10 @@ from stage2_heads.stored_rows import stored_rows
 if TYPE_CHECKING:
     from embeddings.store import Store
 
-__all__ = ["Contest", "Entry", "Result", "entries_of", "run_contest"]
+__all__ = ["entries_of", "run_contest"]
 
 _TIMED_WINDOWS = 4096
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A kind of head on some blocks. Several blocks are fused late: a head each, weighed by unheard recordings."""
-
-    head: str
-    blocks: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.head} on {' + '.join(self.blocks)}"
-
-    def unfitted(self, seed: int) -> Head:
-        seeded = any(f.name == "seed" for f in fields(HEADS[self.head].load_class().settings_type))
-        settings = {"seed": seed} if seeded else {}
-        if len(self.blocks) == 1:
-            return create_head(self.head, **settings)
-        return create_head("fused", head=self.head, settings=settings)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an entry came to.
-
-    figures, replicates   metric -> mean over seeds, with the interval of that mean; (r,) its replicates
-    per_class             of the first seed, as in a ScoreReport
-    scores : (n, c) per recording, mean over seeds
-    fit_s, windows_per_s, n_bytes   of one head: seconds to fit it, windows that it scores a second, its size saved
-    """
-
-    entry: Entry
-    figures: dict[str, Figure]
-    replicates: dict[str, np.ndarray]
-    per_class: tuple[dict[str, Any], ...]
-    scores: np.ndarray
-    fit_s: float
-    windows_per_s: float
-    n_bytes: int
-
-    def minus(self, other: Result, metric: str) -> Figure:
-        """The paired difference to another entry, with its interval."""
-        ours, theirs = self.figures[metric], other.figures[metric]
-        if ours.value is None or theirs.value is None:
-            return Figure(None, None, None, ours.n)
-        difference = ours.value - theirs.value
-        low, high = interval(self.replicates[metric] - other.replicates[metric], difference)
-        return Figure(difference, low, high, ours.n)
-
-
-@dataclass(frozen=True)
-class Contest:
-    """All results, best cmAP first, and what they were measured on.
-
-    truth, counted : (n, c) bool, what is true, and what is scored at all
-    primary : (n,) column of the primary label, -1 outside the classes
-    names  label -> common or scientific name, where known;  notes  sentences for the reader
-    """
-
-    results: tuple[Result, ...]
-    labels: tuple[str, ...]
-    truth: np.ndarray
-    counted: np.ndarray
-    primary: np.ndarray
-    names: dict[str, str]
-    n_fitted: int
-    seeds: tuple[int, ...]
-    how: str
-    notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        best = self.results[0]
-        return {
-            "verdict": self.verdict(),
-            "how": self.how,
-            "n": len(self.truth),
-            "n_fitted": self.n_fitted,
-            "seeds": list(self.seeds),
-            "notes": list(self.notes),
-            "results": [
-                {
-                    "head": r.entry.head,
-                    "blocks": list(r.entry.blocks),
-                    "figures": {name: figure.to_json() for name, figure in r.figures.items()},
-                    "minus_best": {n: r.minus(best, n).to_json() for n in ("cmap_present", "top_1")},
-                    "fit_s": r.fit_s,
-                    "windows_per_s": r.windows_per_s,
-                    "bytes": r.n_bytes,
-                }
-                for r in self.results
-            ],
-        }
-
-    def verdict(self) -> str:
-        """Who wins, and whether it is luck, in a few sentences."""
-        best, *others = self.results
-        figure = best.figures["cmap_present"]
-        text = f"{best.entry.name} has the highest cmAP: {_words(figure)} on {figure.n} recordings."
-        level = [r for r in others if (high := r.minus(best, "cmap_present").high) is not None and high >= 0]
-        worse = [r for r in others if r not in level]
-        if level:
-            names = ", ".join(r.entry.name for r in level)
-            text += f" {names} {'is' if len(level) == 1 else 'are'} level with it: the difference may be luck."
-        if worse:
-            names = ", ".join(r.entry.name for r in worse)
-            text += f" Worse by more than luck explains: {names}."
-        return text
+_EIGHTHS = 8
 
 
 def entries_of(store: Store, heads: Sequence[str], blocks: Sequence[tuple[str, ...]] = ()) -> list[Entry]:
@@ -153,7 +47,7 @@ def entries_of(store: Store, heads: Sequence[str], blocks: Sequence[tuple[str, .
 
 
 def run_contest(
-    store: Store,
+    stores: Store | Sequence[Store],
     entries: Sequence[Entry],
     *,
     folds: int = 0,
@@ -162,28 +56,29 @@ def run_contest(
     secondary_weight: float = 1.0,
     n_bootstrap: int = 1000,
     bootstrap_seed: int = 0,
+    curves: int = 0,
     progress: Callable[[Entry, int], None] = lambda entry, seed: None,
 ) -> Contest:
     """Fit every entry and score it.
 
+    stores  one, or one for each fold that backbones were trained on: each store's heads are fitted and asked on its own
+            sides of the split, and all that they were asked is scored together
     folds   0: fitted on the store's training side, scored on its validation side. k: every recording that no backbone
             has heard is scored by a head fitted on the other k - 1 of k folds, and on all that a backbone has heard
     seeds   of the heads; the folds and the intervals stay the same, so all differences are paired
-    Raises InputError when no unheard recording is left to score.
+    curves  so many of the best are fitted on an eighth, a quarter and half of their recordings, too (first seed)
+    Raises InputError when no unheard recording is left to score, or when two stores ask for the same one.
     """
-    everything = np.arange(store.n_rows)
+    stores = [stores] if not isinstance(stores, Sequence) else stores
     blocks = sorted({block for entry in entries for block in entry.blocks})
-    all_rows = stored_rows(store, blocks, everything)
-    unheard = ~all_rows.heard_by_backbone
-    parts, how = _parts(store, all_rows, unheard, folds)
-    asked = np.any([ask for _, ask in parts], axis=0)
-    if not asked.any():
+    sides = [_side(store, blocks, folds) for store in stores]
+    asked = [r.recording for side in sides for r in side.scored]
+    if len(set(asked)) < len(asked):
         raise InputError(
-            f"{store.path} has no recording to score that no backbone has heard ({how}); keep some apart when "
-            f"training, or give --folds."
+            f"{len(asked) - len(set(asked))} recordings are on the scored side of two stores; give stores whose "
+            "validation sides have no recording in common, such as one for each fold."
         )
-    fitted_on = [r for r, used in zip(all_rows.recordings, np.any([f for f, _ in parts], axis=0), strict=True) if used]
-    labels = class_set(fitted_on)
+    labels = class_set([r for side in sides for r in side.fitted])
     scoring: dict[str, Any] = {
         "pool": pool,
         "secondary_weight": secondary_weight,
@@ -192,29 +87,60 @@ def run_contest(
     }
     results, report = [], None
     for entry in entries:
-        rows = stored_rows(store, entry.blocks, everything, labels=labels)
         outcomes = []
         for seed in seeds:
-            outcomes.append(_outcome(entry, rows, parts, asked, seed, scoring))
+            outcomes.append(_outcome(entry, sides, labels, seed, scoring))
             progress(entry, seed)
         results.append(_result(entry, outcomes))
         report = outcomes[0].report
     assert report is not None
-    known = {r.recording: r for r in all_rows.recordings}
+    results.sort(key=lambda r: -(r.figures["cmap_present"].value or 0.0))
+    for place, result in enumerate(results[:curves]):
+        results[place] = replace(result, curve=_learning_curve(result, sides, labels, seeds[0], scoring))
+        progress(result.entry, seeds[0])
+    known = {r.recording: r for side in sides for r in side.scored}
     scored = [known[name] for name in report.recordings]
     truth = target_matrix(scored, labels, secondary_weight) > 0
     return Contest(
-        results=tuple(sorted(results, key=lambda r: -(r.figures["cmap_present"].value or 0.0))),
+        results=tuple(results),
         labels=labels,
         truth=truth,
         counted=truth | (target_matrix(scored, labels) == 0),
         primary=primary_codes(scored, labels),
-        names={r.primary_label: r.common_name or r.scientific_name for r in all_rows.recordings},
-        n_fitted=int(np.mean([fit.sum() for fit, _ in parts])),
+        names={r.primary_label: r.common_name or r.scientific_name for side in sides for r in side.recordings},
+        n_fitted=_n_fitted(sides),
         seeds=tuple(seeds),
-        how=how,
+        how=sides[0].how if len(sides) == 1 else f"{sides[0].how}, of {len(sides)} stores",
         notes=report.notes,
     )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A store's part in a contest. parts : masks (n_recordings,) of what is fitted on and what is then scored."""
+
+    store: Store
+    recordings: tuple[RecordingLabels, ...]
+    parts: list[tuple[np.ndarray, np.ndarray]]
+    eighth: np.ndarray
+    how: str
+
+    @property
+    def scored(self) -> list[RecordingLabels]:
+        return [r for r, asked in zip(self.recordings, self.asked, strict=True) if asked]
+
+    @property
+    def fitted(self) -> list[RecordingLabels]:
+        used = np.any([fit for fit, _ in self.parts], axis=0)
+        return [r for r, is_used in zip(self.recordings, used, strict=True) if is_used]
+
+    @property
+    def asked(self) -> np.ndarray:
+        return np.any([ask for _, ask in self.parts], axis=0)
+
+    def drawn(self, fit: np.ndarray, eighths: int) -> np.ndarray:
+        """So many eighths of what is fitted on; the fewer are among the more."""
+        return fit & (self.eighth < eighths)
 
 
 @dataclass(frozen=True)
@@ -224,6 +150,22 @@ class _Outcome:
     fit_s: float
     windows_per_s: float
     n_bytes: int
+
+
+def _side(store: Store, blocks: Sequence[str], folds: int) -> _Side:
+    rows = stored_rows(store, blocks, np.arange(store.n_rows))
+    parts, how = _parts(store, rows, ~rows.heard_by_backbone, folds)
+    if not np.any([ask for _, ask in parts]):
+        raise InputError(
+            f"{store.path} has no recording to score that no backbone has heard ({how}); keep some apart when "
+            f"training, or give --folds."
+        )
+    return _Side(store, rows.recordings, parts, recording_folds(rows, _EIGHTHS, 0), how)
+
+
+def _n_fitted(sides: Sequence[_Side], eighths: int = _EIGHTHS) -> int:
+    """Recordings that a head is fitted on, on average."""
+    return int(np.mean([side.drawn(fit, eighths).sum() for side in sides for fit, _ in side.parts]))
 
 
 def _parts(
@@ -241,49 +183,55 @@ def _parts(
     fit = np.isin(sides, ["train", "both"])
     if not fit.any():
         raise InputError(f"{store.path} has no training side; give --folds to divide its recordings.")
-    return [(fit, (sides == "valid") & unheard)], "the store's validation side"
+    return [(fit, (sides == "valid") & unheard)], "the validation side"
 
 
 def _outcome(
     entry: Entry,
-    rows: LabelledRows,
-    parts: Sequence[tuple[np.ndarray, np.ndarray]],
-    asked: np.ndarray,
+    sides: Sequence[_Side],
+    labels: Sequence[str],
     seed: int,
     scoring: Mapping[str, Any],
+    eighths: int = _EIGHTHS,
 ) -> _Outcome:
-    scores = np.zeros((rows.n_rows, len(rows.labels)))
-    fit_s, seconds, n_scored, n_bytes = 0.0, 0.0, 0, 0
-    calibrated_on = ""
-    for fit, ask in parts:
-        began = time.perf_counter()
-        head = entry.unfitted(seed).fit(rows.subset(fit))
-        fit_s += (time.perf_counter() - began) / len(parts)
-        places = np.flatnonzero(ask[rows.recording_of_row])
-        for start in range(0, len(places), _TIMED_WINDOWS):
-            chosen = places[start : start + _TIMED_WINDOWS]
-            vectors = rows.reader.read(rows.rows[chosen])
+    """Fit on so many eighths of each part's recordings, and score what was asked of all parts together."""
+    fit_s, seconds, n_scored, n_bytes, calibrated_on = 0.0, 0.0, 0, 0, ""
+    tables, names = [], []
+    n_parts = sum(len(side.parts) for side in sides)
+    for side in sides:
+        rows = stored_rows(side.store, entry.blocks, np.arange(side.store.n_rows), labels=labels)
+        for fit, ask in side.parts:
             began = time.perf_counter()
-            scores[chosen] = head.scores(vectors)
-            seconds += time.perf_counter() - began
-            n_scored += len(chosen)
-        n_bytes = sum(array.nbytes for array in head._arrays().values())
-        calibrated_on = head.calibrated_on_
-    wanted = np.flatnonzero(asked[rows.recording_of_row])
-    recordings = rows.recordings
-    report = score_rows(
-        scores[wanted],
-        rows.labels,
-        [recordings[code].recording for code in rows.recording_of_row[wanted]],
-        [r for r, is_asked in zip(recordings, asked, strict=True) if is_asked],
-        calibrated_on=calibrated_on,
-        **scoring,
-    )
+            head = entry.unfitted(seed).fit(rows.subset(side.drawn(fit, eighths)))
+            fit_s += (time.perf_counter() - began) / n_parts
+            places = np.flatnonzero(ask[rows.recording_of_row])
+            names += [rows.recordings[code].recording for code in rows.recording_of_row[places]]
+            for start in range(0, len(places), _TIMED_WINDOWS):
+                vectors = rows.reader.read(rows.rows[places[start : start + _TIMED_WINDOWS]])
+                began = time.perf_counter()
+                tables.append(head.scores(vectors))
+                seconds += time.perf_counter() - began
+                n_scored += len(vectors)
+            n_bytes = sum(array.nbytes for array in head._arrays().values())
+            calibrated_on = head.calibrated_on_
+    scores = np.concatenate(tables)
+    recordings = [r for side in sides for r in side.scored]
+    report = score_rows(scores, labels, names, recordings, calibrated_on=calibrated_on, **scoring)
     place = {name: i for i, name in enumerate(report.recordings)}
-    codes = np.array([place.get(r.recording, -1) for r in recordings])[rows.recording_of_row]
-    there = codes >= 0
-    pooled = pool_windows(scores[there], codes[there], len(place), scoring["pool"])
+    codes = np.array([place.get(name, -1) for name in names])
+    pooled = pool_windows(scores[codes >= 0], codes[codes >= 0], len(place), scoring["pool"])
     return _Outcome(report, pooled, fit_s, n_scored / max(seconds, 1e-9), n_bytes)
+
+
+def _learning_curve(
+    result: Result, sides: Sequence[_Side], labels: Sequence[str], seed: int, scoring: Mapping[str, Any]
+) -> tuple[tuple[int, Figure], ...]:
+    """Recordings fitted on, and cmAP with so many; the last is all of them, as in the table."""
+    points = []
+    for eighths in (1, 2, 4):
+        found = _outcome(result.entry, sides, labels, seed, scoring, eighths).report
+        points.append((_n_fitted(sides, eighths), found.recording["cmap_present"]))
+    return (*points, (_n_fitted(sides), result.figures["cmap_present"]))
 
 
 def _result(entry: Entry, outcomes: Sequence[_Outcome]) -> Result:
@@ -307,7 +255,3 @@ def _result(entry: Entry, outcomes: Sequence[_Outcome]) -> Result:
         windows_per_s=float(np.mean([o.windows_per_s for o in outcomes])),
         n_bytes=outcomes[0].n_bytes,
     )
-
-
-def _words(figure: Figure) -> str:
-    return "undefined" if figure.value is None else f"{figure.value:.3f} ({figure.low:.3f}-{figure.high:.3f})"

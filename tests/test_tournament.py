@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(store, tmp_path):
     assert done.exit_code == 0, done.output
     assert "has the highest cmAP" in done.output
     page = (out / "contest.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
@@ -97,6 +98,38 @@ def test_the_command_writes_a_page_that_needs_nothing_else(store, tmp_path):
     assert [row["head"] for row in rows] == [r["head"] for r in facts["results"]]
     assert float(rows[0]["cmap_present"]) == facts["results"][0]["figures"]["cmap_present"]["value"]
     assert "| svm |" in (out / "contest.md").read_text()
+    for result in facts["results"]:
+        counts = [point["n_fitted"] for point in result["learning_curve"]]
+        assert counts == sorted(set(counts))
+        assert len(counts) == 4
+        assert counts[-1] == facts["n_fitted"]
+        assert result["learning_curve"][-1]["cmap_present"] == result["figures"]["cmap_present"]
+
+
+def test_stores_of_several_folds_are_scored_together(synthetic_set, tmp_path):
+    """Each store has its own side of the split; what both were asked is one table, with the heads of each alone."""
+    from cli.embed import app
+    from embeddings.recordings import save_catalogue
+
+    stores = []
+    for k in range(2):
+        path = tmp_path / str(k)
+        words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(path)]
+        assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+        recordings = [
+            dataclasses.replace(r, split="valid" if i % 2 == k else "train")
+            for i, r in enumerate(Store(path).catalogue.recordings)
+        ]
+        save_catalogue(path / "catalogue.arrow", recordings)
+        stores.append(Store(path))
+    entries = entries_of(stores[0], ["knn"])
+    together = run_contest(stores, entries, n_bootstrap=20)
+    alone = [run_contest(store, entries, n_bootstrap=20) for store in stores]
+    assert len(together.truth) == sum(len(c.truth) for c in alone) == len(stores[0].catalogue.recordings)
+    np.testing.assert_array_equal(together.results[0].scores, np.vstack([c.results[0].scores for c in alone]))
+    assert together.how == "the validation side, of 2 stores"
+    with pytest.raises(InputError, match="on the scored side of two stores"):
+        run_contest([stores[0], stores[0]], entries)
 
 
 @pytest.mark.parametrize(
