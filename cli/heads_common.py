@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cli.common import console, progress
+import typer
+
+from cli.common import console, print_names, progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,14 +19,29 @@ if TYPE_CHECKING:
     from stage2_heads.base import Head
 
 __all__ = [
+    "FoldOption",
+    "LabelsOption",
+    "SeedOption",
+    "StoreArgument",
     "blocks_in",
     "head_settings",
+    "open_store",
     "require_free_or_refit",
     "rows_of_split",
     "secondary_weight_of",
     "share_progress",
     "unfitted_head",
     "warn_of_torn_shards",
+]
+
+StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
+FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels", help="A table in BirdCLEF's layout whose labels stand in for the store's; matched by filename."
+    ),
 ]
 
 _STEPS = 1000
@@ -140,6 +157,26 @@ def head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:
     if any(f.name == "seed" for f in fields(create_head(kind).settings)):
         settings.setdefault("seed", seed)
     return settings
+
+
+def open_store(path: Path, labels: Path | None = None) -> Store:
+    """A store, its labels replaced by a table's for this command; says what is torn, and what did not match.
+
+    Raises InputError when the table cannot be read, contradicts itself, or names none of the store's recordings.
+    """
+    from embeddings.recordings import Catalogue
+    from embeddings.relabel import relabelled
+    from embeddings.store import Store
+
+    store = Store(path)
+    warn_of_torn_shards(store)
+    if labels is not None:
+        given = relabelled(store.catalogue, labels)
+        store.catalogue = Catalogue(tuple(given.recordings))
+        print_names("To mend", given.problems)
+        print_names(f"In {labels}, not in the store", given.unmatched)
+        print_names("In the store, not in the table, labelled as before", given.unnamed)
+    return store
 
 
 def warn_of_torn_shards(store: Store) -> None:

@@ -22,6 +22,7 @@ def hold_contest(
     secondary_weight: float,
     bootstrap: int,
     seed: int,
+    labels: Path | None,
     out: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -40,10 +41,10 @@ def hold_contest(
         raise InputError(f"--seeds {seeds} must be whole numbers between commas, such as 0,1,2.")
     all_seeds = [int(part) for part in seeds.split(",")]
     from cli.contest_report import CURVES, contest_table, write_contest
-    from embeddings.store import Store
+    from cli.heads_common import open_store
     from stage2_heads.tournament import entries_of, run_contest
 
-    stores = [Store(path) for path in paths]
+    stores = [open_store(path, labels) for path in paths]
     sets = [tuple(block.name for block in stores[0].choose_blocks(names.split("+"))) for names in blocks]
     entries = entries_of(stores[0], heads, sets)
     curves = min(CURVES, len(entries)) if out is not None else 0

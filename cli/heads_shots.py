@@ -32,6 +32,7 @@ def draw_curve(
     settings: Sequence[str],
     split: str,
     valid_fold: str,
+    labels: Path | None,
     overwrite: bool,
     json_path: Path | None,
     dry_run: bool,
@@ -40,8 +41,7 @@ def draw_curve(
 
     Raises InputError for options that contradict each other, before anything is fitted.
     """
-    from cli.heads_common import warn_of_torn_shards
-    from embeddings.store import Store
+    from cli.heads_common import open_store
 
     if not shots:
         raise InputError(f"--seeds {seeds} counts the draws of a learning curve; add --shots, such as --shots 1,2,4,8.")
@@ -62,8 +62,7 @@ def draw_curve(
     )
     if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
         raise InputError(f"--out {out} exists and is not a learning curve; name a new folder.")
-    store = Store(store_path)
-    warn_of_torn_shards(store)
+    store = open_store(store_path, labels)
     reader = store.reader(options.blocks)
     cells = CurveCells(options, store, reader, out / "cells")
     todo, names = cells.missing(), [name for name, _ in reader.blocks]

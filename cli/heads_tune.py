@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import DryRunOption, JsonOption, console, write_summary
+from cli.heads_common import FoldOption, LabelsOption, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,8 @@ def tune(
             "which then are never scored."
         ),
     ] = "train",
-    valid_fold: Annotated[str, typer.Option(help="Take this published fold as the validation side.")] = "",
+    valid_fold: FoldOption = "",
+    labels: LabelsOption = None,
     pool: Annotated[
         str, typer.Option(help="Pooling that thresholds of recordings are for: mean, lme or max.")
     ] = "mean",
@@ -69,9 +71,8 @@ def tune(
     dry_run: DryRunOption = False,
 ) -> None:
     """Calibrate a head class by class, choose its thresholds, and keep both in the head."""
-    from cli.heads_common import blocks_in, require_free_or_refit, share_progress, warn_of_torn_shards
+    from cli.heads_common import blocks_in, require_free_or_refit, share_progress
     from embeddings.errors import InputError
-    from embeddings.store import Store
     from stage2_heads.heads import load_head
     from stage2_heads.reliability import draw_reliability
     from stage2_heads.thresholds import Rule
@@ -87,8 +88,7 @@ def tune(
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot} must end in .png.")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
-    store = Store(store_path)
-    warn_of_torn_shards(store)
+    store = open_store(store_path, labels)
     head = load_head(head_path)
     blocks = blocks_in(head, head_path, store)
     target = out or head_path

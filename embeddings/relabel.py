@@ -11,7 +11,7 @@ from embeddings.errors import InputError
 from embeddings.recordings import Catalogue, Recording, save_catalogue
 from embeddings.splits import make_split
 from embeddings.store import Store
-from embeddings.tables import read_table
+from embeddings.tables import TableRow, read_table
 
 __all__ = ["Relabelled", "relabelled", "store_catalogue"]
 
@@ -40,18 +40,26 @@ def relabelled(
 
     A column that the table leaves empty or lacks keeps its value, but for the labels: those are the table's word.
     resplit : divide anew by the new labels, with the seed and fold of `split_settings`; else sides stay as they are
-    Raises InputError when the table cannot be read or names none of the recordings.
+    Raises InputError when the table cannot be read, contradicts itself or names none of the recordings.
     """
-    rows = {row.filename: row for row in read_table(table)}
+    rows: dict[str, TableRow] = {}
+    for row in read_table(table):
+        earlier = rows.setdefault(row.filename, row)
+        if earlier.fields != row.fields:
+            said = [f"line {r.line} ({r.fields.get('primary_label') or 'nothing'})" for r in (earlier, row)]
+            raise InputError(
+                f"{table} contradicts itself on {row.filename}: {said[0]} and {said[1]} differ. Keep one line of each "
+                f"recording."
+            )
     found = Relabelled([], problems=[row.problem for row in rows.values() if row.problem])
     for recording in catalogue:
-        row = rows.pop(recording.filename, None)
-        if row is None or row.problem:
-            found.unnamed += [recording.filename] if row is None else []
+        named = rows.pop(recording.filename, None)
+        if named is None or named.problem:
+            found.unnamed += [recording.filename] if named is None else []
             found.recordings.append(recording)
             continue
-        given = {name: value for name, value in row.fields.items() if value not in ("", None, ())}
-        labels = {name: row.fields[name] for name in ("primary_label", "secondary_labels", "types")}
+        given = {name: value for name, value in named.fields.items() if value not in ("", None, ())}
+        labels = {name: named.fields[name] for name in ("primary_label", "secondary_labels", "types")}
         new = replace(recording, **{**given, **labels})
         found.recordings.append(new)
         if new == recording:
