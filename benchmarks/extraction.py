@@ -24,12 +24,11 @@ from benchmarks.measured_runs import (
     write_long_recordings,
     write_short_recordings,
 )
-from benchmarks.performance_page import write_page
+from benchmarks.performance_page import EXTRACTION, write_page
 from benchmarks.timing import Result
 
 NAME = "extraction"
 SCRATCH = Path(__file__).resolve().parent.parent / ".bench"
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _REPEATS = 3
 _RESUMED = 10_000
 
@@ -54,7 +53,7 @@ def run() -> list[Result]:
     results += _memory(networks["EfficientNet default (lite0)"], few)
     results.append(_resume(networks["EfficientNet default (lite0)"]))
     results.append(_two_workers(networks["EfficientNet default (lite0)"], minutes))
-    write_page(PAGE, results)
+    write_page(EXTRACTION, results)
     return results
 
 

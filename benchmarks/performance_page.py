@@ -1,36 +1,67 @@
-"""The table of `docs/performance.md`, written by the benchmark that measured it."""
+"""The tables of `docs/performance*.md`, written by the benchmarks that measured them."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.timing import Result
 
-__all__ = ["write_page"]
+__all__ = ["EXTRACTION", "HEADS", "write_page"]
 
-_PACKAGES = ("torch", "timm", "openvino", "onnxruntime", "ai-edge-litert", "librosa", "soundfile", "perch-hoplite")
+_DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def write_page(path: Path, results: Sequence[Result]) -> None:
+@dataclass(frozen=True)
+class Page:
+    """A page of results: where it lies, what it says above the table, whose versions it names."""
+
+    path: Path
+    title: str
+    words: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+EXTRACTION = Page(
+    _DOCS / "performance.md",
+    "Performance",
+    (
+        "Written by `make bench ONLY=extraction`; every figure is a ratio of things measured side by side in that one",
+        "run, medians of three or more. Speeds count from the first windows on: starting a worker (torch, the network,",
+        "an engine) takes some four seconds, the first choice of an engine some four more. Heads, retrieval and scoring",
+        "are on [their own page](performance_heads.md).",
+    ),
+    ("torch", "timm", "openvino", "onnxruntime", "ai-edge-litert", "librosa", "soundfile", "perch-hoplite"),
+)
+HEADS = Page(
+    _DOCS / "performance_heads.md",
+    "Performance of heads, retrieval and scoring",
+    (
+        "Written by `make bench ONLY=heads`; every figure is a ratio of things measured side by side in that one run, in",
+        "processor seconds of one thread each side. Vectors are invented where real ones are too few.",
+    ),
+    ("numpy", "scikit-learn", "faiss-cpu", "river", "perch-hoplite"),
+)
+
+
+def write_page(page: Page, results: Sequence[Result]) -> None:
     """Write the results as a page: what was compared with what, the ratio, and the target."""
     from stage1_backbones.machine import processor_name, usable_cores
 
     versions = []
-    for package in _PACKAGES:
+    for package in page.packages:
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
     lines = [
-        "# Performance",
+        f"# {page.title}",
         "",
-        "Written by `make bench ONLY=extraction`; every figure is a ratio of things measured side by side in that one",
-        "run, medians of three or more. Speeds count from the first windows on: starting a worker (torch, the network,",
-        "an engine) takes some four seconds, the first choice of an engine some four more.",
+        *page.words,
         "",
         f"{date.today():%Y-%m-%d}, {processor_name()}, {usable_cores()} cores, {platform.system()}, "
         f"Python {platform.python_version()}; {', '.join(versions)}.",
@@ -42,4 +73,4 @@ def write_page(path: Path, results: Sequence[Result]) -> None:
         f"| {r['name']} | {'' if r['ok'] else '**missed** '}{r['ratio']:.2f} | {r['target']:g} | {r['compared']} |"
         for r in results
     ]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.path.write_text("\n".join(lines) + "\n", encoding="utf-8")

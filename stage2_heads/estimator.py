@@ -41,7 +41,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):
         self,
         loss: str = "squared_hinge",
         *,
-        c: float = 3.0,
+        c: float = 1.0,
         class_balanced: bool = False,
         epochs: int = 4,
         min_updates: int = 2000,

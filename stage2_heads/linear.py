@@ -46,7 +46,7 @@ class LinearSettings:
                     exp(-gamma |x - x'|^2), of vectors of mean squared length 1
     """
 
-    c: float = 3.0
+    c: float = 1.0
     class_balanced: bool = False
     epochs: int = 4
     min_updates: int = 2000
