@@ -32,8 +32,8 @@ EXTRACTION = Page(
     (
         "Written by `make bench ONLY=extraction`; every figure is a ratio of things measured side by side in that one",
         "run, medians of three or more. Speeds count from the first windows on: starting a worker (torch, the network,",
-        "an engine) takes some four seconds, the first choice of an engine some four more. Heads, retrieval and scoring",
-        "are on [their own page](performance_heads.md).",
+        "an engine) takes some four seconds, the first choice of an engine some four more. Heads, retrieval, scoring:",
+        "[their own page](performance_heads.md).",
     ),
     ("torch", "timm", "openvino", "onnxruntime", "ai-edge-litert", "librosa", "soundfile", "perch-hoplite"),
 )
@@ -41,8 +41,8 @@ HEADS = Page(
     _DOCS / "performance_heads.md",
     "Performance of heads, retrieval and scoring",
     (
-        "Written by `make bench ONLY=heads`; every figure is a ratio of things measured side by side in that one run, in",
-        "processor seconds of one thread each side. Vectors are invented where real ones are too few.",
+        "Written by `make bench ONLY=heads`; every figure is a ratio of things measured side by side in that one run,",
+        "in processor seconds of one thread each side. Vectors are invented where real ones are too few.",
     ),
     ("numpy", "scikit-learn", "faiss-cpu", "river", "perch-hoplite"),
 )
