@@ -91,6 +91,23 @@ BACKBONES: dict[str, BackboneKind] = {
             "Apache-2.0",
             "hand-made log-mel statistics: the floor that a network must beat",
         ),
+        BackboneKind(
+            "onnx",
+            "stage1_backbones.onnx_network",
+            False,
+            "any",
+            "its maker's",
+            "FILE.onnx: somebody else's network from waveforms to vectors, with a card FILE.json",
+            ("onnxruntime",),
+        ),
+        BackboneKind(
+            "hear",
+            "stage1_backbones.hear_module",
+            False,
+            "any",
+            "its maker's",
+            "hear:MODULE[:WEIGHTS]: a Python module with HEAR's three functions",
+        ),
     )
 }
 
@@ -108,13 +125,17 @@ def create_network(kind: str, settings: Mapping[str, Any], n_labels: int, weight
 def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
     """Load a backbone to embed with.
 
-    reference : a folder made by `backbones train` (or a store's copy of one), or the name of a frozen backbone
+    reference : a folder made by `backbones train` (or a store's copy of one), the name of a frozen backbone, an ONNX
+                file with its card, or `hear:MODULE`, whose code is then run
     Raises InputError that says what a wrong reference is, or near which name it lies.
     """
     from stage1_backbones.trained import TrainedBackbone, resolve_device
 
-    known, folder = find_backbone(reference)
     device = resolve_device(device)
+    if named := _named(reference):
+        known, rest = named
+        return import_module(known.module).load_named(rest, device)
+    known, folder = find_backbone(reference)
     module = import_module(known.module)
     if folder is None or not known.trainable:
         return module.load(folder, device)
@@ -127,10 +148,25 @@ def describe_backbone(reference: str | Path) -> BlockSource:
 
     reference : as in `load_backbone`, which raises the same errors
     """
+    if named := _named(reference):
+        known, rest = named
+        return import_module(known.module).load_named(rest, "cpu")
     known, folder = find_backbone(reference)
     if folder is None or not known.trainable:
         return import_module(known.module).load(folder, "cpu")
     return DescribedBackbone(folder)
+
+
+def _named(reference: str | Path) -> tuple[BackboneKind, str] | None:
+    """The kind that a reference names with its own place: `hear:...`, or a file that ends in .onnx."""
+    text = str(reference)
+    if text.startswith("hear:"):
+        return BACKBONES["hear"], text.removeprefix("hear:")
+    if text.endswith(".onnx"):
+        if not Path(text).is_file():
+            raise InputError(f"{text}: there is no such file.")
+        return BACKBONES["onnx"], text
+    return None
 
 
 def find_backbone(reference: str | Path) -> tuple[BackboneKind, Path | None]:
