@@ -15,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from embeddings.call_types import CallTypes
     from embeddings.contract import Backbone, BlockSource
     from embeddings.store import Store
 
@@ -31,6 +32,7 @@ __all__ = [
     "progress",
     "run",
     "say_licences",
+    "say_types",
     "store_backbones",
     "write_summary",
 ]
@@ -129,6 +131,21 @@ def print_names(heading: str, names: list[str]) -> None:
         out.print(f"  {name}", markup=False)
     if len(names) > _SHOWN_NAMES:
         out.print(f"  ... and {len(names) - _SHOWN_NAMES} more; --json FILE lists all")
+
+
+def say_types(found: CallTypes) -> None:
+    """How every raw value of the `type` column was read, with the recordings that have it."""
+    from rich.table import Table
+
+    table = Table("type", "recordings", "kind of call", "sex", "age", "not in the vocabulary")
+    for raw, count in found.counts.items():
+        meaning = found.meanings[raw]
+        table.add_row(raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
+    console().print(table)
+    console().print(
+        f"{found.n_without} recordings say no kind of call and count as unlabelled; {found.n_other} say only what is "
+        f"not in the vocabulary, and are labelled `other`."
+    )
 
 
 def write_summary(path: Path | None, summary: dict[str, Any]) -> None:

@@ -79,15 +79,14 @@ class Cells:
         return self._folder / "backbones" / f"{kind}-{digest_of(settings.to_json(), split.to_json())}"
 
     def _scores_path(self, trial: Trial, arm: Arm, split: Split) -> Path:
-        from stage2_heads.heads import create_head
-
         made_by = [
             block if block in self._experiment.frozen else self.backbone_path(trial, block, split).name
             for block in arm.blocks
         ]
         # With their values: a later version's defaults may be others.
-        head = {"kind": arm.head, **asdict(create_head(arm.head).settings)}
-        decided = (made_by, split.to_json(), self._content, head, arm.fusion, self._experiment.pool, trial.seed)
+        head = _new_head(arm, trial.seed)
+        fitted = (head.kind, asdict(head.settings), arm.fusion, self._experiment.pool)
+        decided = (made_by, split.to_json(), self._content, *fitted)
         return self._folder / "scores" / f"{digest_of(*decided)}.arrow"
 
     def _backbone(self, trial: Trial, block: str, split: Split) -> Path:

@@ -14,6 +14,7 @@ from cli.heads_common import (
     LabelsOption,
     SeedOption,
     StoreArgument,
+    TargetOption,
     head_settings,
     open_store,
     require_free_or_refit,
@@ -43,6 +44,7 @@ def fit(
     setting: Annotated[list[str] | None, typer.Option("--set", help="A setting of the head, such as k=10.")] = None,
     valid_fold: FoldOption = "",
     labels: LabelsOption = None,
+    target: TargetOption = "",
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace even a head of another kind or other blocks.")] = False,
     shots: Annotated[
@@ -71,6 +73,7 @@ def fit(
             split=split,
             valid_fold=valid_fold,
             labels=labels,
+            target=target,
             overwrite=overwrite,
             json_path=json_path,
             dry_run=dry_run,
@@ -83,7 +86,7 @@ def fit(
     from stage2_heads.fused import FusedHead
     from stage2_heads.stored_rows import stored_rows
 
-    store = open_store(store_path, labels)
+    store = open_store(store_path, labels, target)
     names = [block.name for block in store.choose_blocks(blocks.split(",") if blocks else None)]
     unfitted = unfitted_head(head, fusion, len(names), head_settings(head, setting or [], seed))
     require_free_or_refit(out, unfitted.kind, names, overwrite)
@@ -104,6 +107,7 @@ def fit(
     fitted.provenance = {
         "store": str(store.path.resolve()),
         "labels": str(labels.resolve()) if labels is not None else "the store's",
+        "target": target or "species",
         "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
         "n_windows": labelled.n_rows,
         "n_recordings": n_fitted,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import console, print_names, progress
+from cli.common import console, print_names, progress, say_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,10 @@ __all__ = [
     "LabelsOption",
     "SeedOption",
     "StoreArgument",
+    "TargetOption",
     "blocks_in",
     "head_settings",
+    "on_side",
     "open_store",
     "require_free_or_refit",
     "rows_of_split",
@@ -42,6 +44,10 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels", help="A table in BirdCLEF's layout whose labels stand in for the store's; matched by filename."
     ),
+]
+
+TargetOption = Annotated[
+    str, typer.Option(help="What is told apart: species, or type (song, call, ...). Default: species, or the head's.")
 ]
 
 _STEPS = 1000
@@ -69,8 +75,8 @@ def blocks_in(head: Head, head_path: Path, store: Store) -> list[str]:
     return require_same_blocks(head.blocks_, available, who=f"head {head_path}", where=f"store {store.path}")
 
 
-def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
-    """Row numbers of one side of the split; "both" recordings are on either side."""
+def on_side(store: Store, split: str, valid_fold: str) -> np.ndarray:
+    """(n_recordings,) bool: on one side of the split, or "all"; "both" recordings are on either side."""
     import numpy as np
 
     from embeddings.errors import InputError
@@ -82,10 +88,14 @@ def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
     if valid_fold:
         made = make_split(store.catalogue.recordings, valid_fold=valid_fold).assignments
         sides = [made.get(r.recording, "") for r in store.catalogue]
-    if split == "all":
-        return np.arange(store.n_rows, dtype=store.index.row_dtype)
-    wanted = np.array([side in (split, "both") for side in sides], bool)
-    rows = store.index.rows_of(wanted)
+    return np.array([split == "all" or side in (split, "both") for side in sides], bool)
+
+
+def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
+    """Row numbers of one side of the split. Raises InputError when it has none."""
+    from embeddings.errors import InputError
+
+    rows = store.index.rows_of(on_side(store, split, valid_fold))
     if not len(rows):
         raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
     return rows
@@ -159,11 +169,15 @@ def head_settings(kind: str, given: list[str], seed: int) -> dict[str, Any]:
     return settings
 
 
-def open_store(path: Path, labels: Path | None = None) -> Store:
+def open_store(path: Path, labels: Path | None = None, target: str = "species") -> Store:
     """A store, its labels replaced by a table's for this command; says what is torn, and what did not match.
 
-    Raises InputError when the table cannot be read, contradicts itself, or names none of the store's recordings.
+    target : "type" takes kinds of call for labels, and says how every raw value was read
+    Raises InputError when the table cannot be read, contradicts itself, or names none of the store's recordings; and
+    when there are no types to take.
     """
+    from embeddings.call_types import call_types
+    from embeddings.errors import InputError
     from embeddings.recordings import Catalogue
     from embeddings.relabel import relabelled
     from embeddings.store import Store
@@ -176,6 +190,12 @@ def open_store(path: Path, labels: Path | None = None) -> Store:
         print_names("To mend", given.problems)
         print_names(f"In {labels}, not in the store", given.unmatched)
         print_names("In the store, not in the table, labelled as before", given.unnamed)
+    if target not in ("", "species", "type"):
+        raise InputError(f"--target {target} is not known; choose species or type.")
+    if target == "type":
+        found = call_types(store.catalogue)
+        store.catalogue = Catalogue(found.recordings)
+        say_types(found)
     return store
 
 

@@ -23,6 +23,7 @@ def hold_contest(
     bootstrap: int,
     seed: int,
     labels: Path | None,
+    target: str,
     out: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -44,7 +45,7 @@ def hold_contest(
     from cli.heads_common import open_store
     from stage2_heads.tournament import entries_of, run_contest
 
-    stores = [open_store(path, labels) for path in paths]
+    stores = [open_store(path, labels, target) for path in paths]
     sets = [tuple(block.name for block in stores[0].choose_blocks(names.split("+"))) for names in blocks]
     entries = entries_of(stores[0], heads, sets)
     curves = min(CURVES, len(entries)) if out is not None else 0
@@ -67,4 +68,6 @@ def hold_contest(
         printer.print(note)
     if out is not None:
         printer.print("Report: " + ", ".join(str(path) for path in write_contest(contest, out)))
-    write_summary(json_path, {"store": [str(path) for path in paths], **contest.to_json()})
+    asked = {"folds": folds, "pool": pool, "secondary_weight": secondary_weight}
+    said = {"labels": str(labels) if labels is not None else "the stores'", "target": target or "species"}
+    write_summary(json_path, {"store": [str(path) for path in paths], **said, **asked, **contest.to_json()})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,10 +14,12 @@ from cli.heads_common import (
     LabelsOption,
     SeedOption,
     StoreArgument,
+    TargetOption,
     blocks_in,
     open_store,
     rows_of_split,
     secondary_weight_of,
+    share_progress,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ def score(
     include_seen: SeenOption = False,
     secondary: SecondaryOption = "positive",
     labels: LabelsOption = None,
+    target: TargetOption = "",
     per_class: Annotated[bool, typer.Option(help="Print the table of classes.")] = True,
     json_path: JsonOption = None,
 ) -> None:
@@ -65,20 +69,18 @@ def score(
     from stage2_heads.heads import load_head
     from stage2_heads.report import class_table, score_table
 
-    store = open_store(store_path, labels)
     head = load_head(head_path)
+    store = open_store(store_path, labels, target or head.provenance.get("target", ""))
     heard = head.heard_.union(store.heard(blocks_in(head, head_path, store)))
     weight = secondary_weight_of(secondary)
-    report = _evaluate(
-        head, head_path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight
-    )
+    asked = _Asked(split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight, labels)
+    report = asked.report_of(head, head_path, store, heard)
     out = console()
-    side = f"split {split}" if split else "all that is unheard"
-    out.print(score_table(report, f"{head_path} on {store_path}, {side}; windows pooled by {pool}"))
+    out.print(score_table(report, f"{head_path} on {store_path}, {asked.words}; windows pooled by {pool}"))
     if per_class:
         out.print(class_table(report, "Per class"))
     _print_left_out(report)
-    write_summary(json_path, {"head": str(head_path), "store": str(store_path), "split": split, **report.to_json()})
+    write_summary(json_path, {"head": str(head_path), "store": str(store_path), **asked.to_json(), **report.to_json()})
 
 
 def compare(
@@ -104,6 +106,7 @@ def compare(
     include_seen: SeenOption = False,
     secondary: SecondaryOption = "positive",
     labels: LabelsOption = None,
+    target: TargetOption = "",
     json_path: JsonOption = None,
 ) -> None:
     """Heads side by side on the same unheard recordings, with paired differences.
@@ -129,6 +132,7 @@ def compare(
             bootstrap=bootstrap,
             seed=seed,
             labels=labels,
+            target=target,
             out=out,
             json_path=json_path,
         )
@@ -148,56 +152,76 @@ def compare(
         raise InputError("--blocks, --folds, --seeds and --out need --head, the kinds of heads to fit.")
     *head_paths, store_path = paths
     weight = secondary_weight_of(secondary)
-    store = open_store(store_path, labels)
+    asked = _Asked(split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight, labels)
     heads = {path: load_head(path) for path in head_paths}
+    targets = {fitted.provenance.get("target", "species") for fitted in heads.values()}
+    if len(targets) > 1 and not target:
+        raise InputError("some of these heads tell species apart, others types of call: compare those of one kind.")
+    store = open_store(store_path, labels, target or targets.pop())
     # One list of heard recordings for all, so that every head is scored on the same ones.
     heard = Heard().union(*(h.heard_.union(store.heard(blocks_in(h, path, store))) for path, h in heads.items()))
-    reports = {}
-    for path, fitted in heads.items():
-        reports[_short_name(path, head_paths)] = _evaluate(
-            fitted, path, store, heard, split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight
-        )
+    reports = {
+        _short_name(path, head_paths): asked.report_of(fitted, path, store, heard) for path, fitted in heads.items()
+    }
     comparison = compare_reports(reports)
-    side = f"split {split}" if split else "all that is unheard"
-    console().print(comparison_table(comparison, f"{store_path}, {side}; per recording, windows pooled by {pool}"))
+    title = f"{store_path}, {asked.words}; per recording, windows pooled by {pool}"
+    console().print(comparison_table(comparison, title))
     _print_left_out(next(iter(reports.values())))
-    write_summary(json_path, {"store": str(store_path), "split": split, **comparison.to_json()})
+    write_summary(json_path, {"store": str(store_path), **asked.to_json(), **comparison.to_json()})
 
 
-def _evaluate(
-    head: Head,
-    head_path: Path,
-    store: Store,
-    heard: Heard,
-    split: str,
-    valid_fold: str,
-    pool: str,
-    threshold: float | None,
-    n_bootstrap: int,
-    seed: int,
-    include_seen: bool,
-    secondary_weight: float,
-) -> ScoreReport:
-    from stage2_heads.labels import RecordingLabels
-    from stage2_heads.scoring import evaluate
+@dataclass(frozen=True)
+class _Asked:
+    """What `score` and `compare` were asked for, beside heads and store."""
 
-    reader = store.reader(blocks_in(head, head_path, store))
-    rows = rows_of_split(store, split or "all", valid_fold)
-    places, recording_of_row = store.index.recordings_of(rows)
-    return evaluate(
-        head,
-        reader,
-        rows,
-        recording_of_row,
-        [RecordingLabels.of(store.catalogue.recordings[p]) for p in places],
-        pool=pool,
-        heard=heard,
-        include_seen=include_seen,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
-        threshold=threshold,
-        secondary_weight=secondary_weight,
-    )
+    split: str
+    valid_fold: str
+    pool: str
+    threshold: float | None
+    n_bootstrap: int
+    seed: int
+    include_seen: bool
+    secondary_weight: float
+    labels: Path | None
+
+    @property
+    def side(self) -> str:
+        """Which recordings: a published fold is a validation side."""
+        return self.split or ("valid" if self.valid_fold else "all")
+
+    @property
+    def words(self) -> str:
+        fold = f" of fold {self.valid_fold}" if self.valid_fold else ""
+        labels = f", labels of {self.labels}" if self.labels is not None else ""
+        return ("all that is unheard" if self.side == "all" else f"split {self.side}") + fold + labels
+
+    def to_json(self) -> dict[str, Any]:
+        labels = str(self.labels) if self.labels is not None else "the store's"
+        return {"split": self.split, "valid_fold": self.valid_fold, "labels": labels}
+
+    def report_of(self, head: Head, head_path: Path, store: Store, heard: Heard) -> ScoreReport:
+        """Score one head on what `heard` does not cover."""
+        from stage2_heads.labels import RecordingLabels
+        from stage2_heads.scoring import evaluate
+
+        rows = rows_of_split(store, self.side, self.valid_fold)
+        places, recording_of_row = store.index.recordings_of(rows)
+        with share_progress(f"scoring {head_path.name}") as progress:
+            return evaluate(
+                head,
+                store.reader(blocks_in(head, head_path, store)),
+                rows,
+                recording_of_row,
+                [RecordingLabels.of(store.catalogue.recordings[p]) for p in places],
+                pool=self.pool,
+                heard=heard,
+                include_seen=self.include_seen,
+                n_bootstrap=self.n_bootstrap,
+                seed=self.seed,
+                threshold=self.threshold,
+                secondary_weight=self.secondary_weight,
+                progress=progress,
+            )
 
 
 def _short_name(path: Path, among: list[Path]) -> str:

@@ -33,6 +33,7 @@ def draw_curve(
     split: str,
     valid_fold: str,
     labels: Path | None,
+    target: str,
     overwrite: bool,
     json_path: Path | None,
     dry_run: bool,
@@ -62,7 +63,7 @@ def draw_curve(
     )
     if out.exists() and not (out.is_dir() and ((out / "cells").is_dir() or not any(out.iterdir()))):
         raise InputError(f"--out {out} exists and is not a learning curve; name a new folder.")
-    store = open_store(store_path, labels)
+    store = open_store(store_path, labels, target)
     reader = store.reader(options.blocks)
     cells = CurveCells(options, store, reader, out / "cells")
     todo, names = cells.missing(), [name for name, _ in reader.blocks]

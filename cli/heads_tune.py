@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import DryRunOption, JsonOption, console, write_summary
-from cli.heads_common import FoldOption, LabelsOption, open_store
+from cli.heads_common import FoldOption, LabelsOption, TargetOption, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +57,7 @@ def tune(
     ] = "train",
     valid_fold: FoldOption = "",
     labels: LabelsOption = None,
+    target: TargetOption = "",
     pool: Annotated[
         str, typer.Option(help="Pooling that thresholds of recordings are for: mean, lme or max.")
     ] = "mean",
@@ -88,17 +89,17 @@ def tune(
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot} must end in .png.")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
-    store = open_store(store_path, labels)
     head = load_head(head_path)
+    store = open_store(store_path, labels, target or head.provenance.get("target", ""))
     blocks = blocks_in(head, head_path, store)
-    target = out or head_path
+    place = out or head_path
     if out is not None:
         require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
     unheard = split == "valid"
     rows = _rows_to_tune_on(head, head_path, store, blocks, unheard=unheard, valid_fold=valid_fold)
     what = _plan(head, head_path, rows, settings, unheard)
     if dry_run:
-        console().print(f"Would tune {what}; head: {target}.")
+        console().print(f"Would tune {what}; head: {place}.")
         return
     if not unheard and rows.n_recordings < (n_fitted := _n_fitted(head)):
         console().print(
@@ -115,7 +116,7 @@ def tune(
         "folds": folds,
         "min_recordings": min_recordings,
     }
-    head.save(target)
+    head.save(place)
     screen = console()
     screen.print(_table(report, f"Tuned {head_path} on {store_path}: {report.tuning.calibrated_on}"))
     if per_class:
@@ -126,8 +127,8 @@ def tune(
         names = ("as fitted", f"tuned, {calibration}")
         draw_reliability(report.before, report.after, plot, title=f"{head_path} on {store_path}", names=names)
         screen.print(f"Picture: {plot}", markup=False)
-    screen.print(f"Head: {target}", markup=False)
-    write_summary(json_path, {"head": str(target), "store": str(store_path), **report.to_json(head.labels_)})
+    screen.print(f"Head: {place}", markup=False)
+    write_summary(json_path, {"head": str(place), "store": str(store_path), **report.to_json(head.labels_)})
 
 
 def tuning_row(head: Head) -> str:
@@ -155,7 +156,7 @@ def _rows_to_tune_on(
 ) -> LabelledRows:
     import numpy as np
 
-    from cli.heads_common import rows_of_split
+    from cli.heads_common import on_side
     from embeddings.errors import InputError
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import heard_mask
@@ -165,15 +166,13 @@ def _rows_to_tune_on(
     everyone = [RecordingLabels.of(r) for r in store.catalogue.recordings]
     before = heard_before_tuning(head, everyone)
     if unheard:
-        wanted = ~heard_mask(everyone, before.union(store.heard(blocks)))
-        rows = rows_of_split(store, "valid", valid_fold)
+        wanted = on_side(store, "valid", valid_fold) & ~heard_mask(everyone, before.union(store.heard(blocks)))
         missing = f"all its recordings on the valid side of {store.path} were heard by it or its backbones"
     else:
         fitted = before.trained_on | before.selected_on
         wanted = np.array([r.recording in fitted for r in everyone], dtype=bool)
-        rows = np.arange(store.n_rows)
         missing = f"{store.path} has none of the {len(fitted)} recordings that it was fitted on"
-    rows = rows[np.isin(rows, store.index.rows_of(wanted))]
+    rows = store.index.rows_of(wanted)
     if not len(rows):
         raise InputError(
             f"head {head_path} cannot be tuned here: {missing}. Name the store that it was fitted on, or, with "

@@ -193,7 +193,8 @@ def _recordings_of(store: Store) -> Iterator[tuple[str, np.ndarray, str]]:
     index = store.index
     borders = index.first_row[1:-1][np.diff(index.place) != 0]
     for rows in np.split(np.arange(store.n_rows), borders):
-        yield store.rows.recording[rows[0]], rows, store.shard_of_row(int(rows[0]))
+        place = index.place[np.searchsorted(index.first_row, rows[0], side="right") - 1]
+        yield store.catalogue.recordings[place].recording, rows, store.shard_of_row(int(rows[0]))
 
 
 def _matching_blocks(first: Store, other: Store) -> list[str]:

@@ -16,6 +16,9 @@ from embeddings.tables import TableRow, read_table
 __all__ = ["Relabelled", "relabelled", "store_catalogue"]
 
 
+_LABELS = ("primary_label", "secondary_labels", "types")
+
+
 @dataclass
 class Relabelled:
     """A catalogue under a table's labels, and what became of each side.
@@ -45,12 +48,13 @@ def relabelled(
     rows: dict[str, TableRow] = {}
     for row in read_table(table):
         earlier = rows.setdefault(row.filename, row)
-        if earlier.fields != row.fields:
-            said = [f"line {r.line} ({r.fields.get('primary_label') or 'nothing'})" for r in (earlier, row)]
-            raise InputError(
-                f"{table} contradicts itself on {row.filename}: {said[0]} and {said[1]} differ. Keep one line of each "
-                f"recording."
-            )
+        for name in () if earlier.problem or row.problem else _LABELS:
+            if earlier.fields[name] != row.fields[name]:
+                said = [f"line {r.line} ({r.fields[name] or 'nothing'})" for r in (earlier, row)]
+                raise InputError(
+                    f"{table} contradicts itself on the {name} of {row.filename}: {said[0]} and {said[1]}. Keep one "
+                    f"line of each recording."
+                )
     found = Relabelled([], problems=[row.problem for row in rows.values() if row.problem])
     for recording in catalogue:
         named = rows.pop(recording.filename, None)
@@ -59,7 +63,7 @@ def relabelled(
             found.recordings.append(recording)
             continue
         given = {name: value for name, value in named.fields.items() if value not in ("", None, ())}
-        labels = {name: named.fields[name] for name in ("primary_label", "secondary_labels", "types")}
+        labels = {name: named.fields[name] for name in _LABELS}
         new = replace(recording, **{**given, **labels})
         found.recordings.append(new)
         if new == recording:

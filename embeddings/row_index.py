@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embeddings.errors import StoreError
 from embeddings.shards import ShardRuns
 
 __all__ = ["RowIndex"]
@@ -67,7 +68,13 @@ class RowIndex:
         return np.diff(self.first_row)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Number of the shard and offset within it, for each of (n,) row numbers."""
+        """Number of the shard and offset within it, for each of (n,) row numbers.
+
+        Raises StoreError for a row that there is not.
+        """
+        rows = np.asarray(rows)
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.n_rows:
+            raise StoreError(f"rows {rows.min()} to {rows.max()} were asked for; there are {self.n_rows}, from 0 on.")
         first, shard, offset = self._extents  # type: ignore[attr-defined]
         extent = np.searchsorted(first, rows, side="right") - 1
         return shard[extent], offset[extent] + (rows - first[extent])

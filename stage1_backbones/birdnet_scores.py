@@ -14,12 +14,12 @@ class BirdNetScores(BirdNet):
     """BirdNET's logits of its 6,522 classes, in the order of its list, averaged over its windows as its vector is.
 
     One linear layer reads them off the vector, so they hold nothing that it lacks; what they bring to a head with few
-    recordings is what thousands of hours taught that layer.
+    recordings is what thousands of hours taught that layer. Beside the vector's block the network runs twice.
     """
 
     name = "birdnet_scores"
     dim = 6522
-    _output, _tensor = "scores", "class logits"
+    _output, _output_name = "scores", "class logits"
 
 
 def load(folder: Path | None, device: str) -> BirdNetScores:

@@ -10,7 +10,7 @@ from stage2_heads.metrics import RankCurve
 
 __all__ = ["all_cells"]
 
-_COUNTS = 1 << 22  # bins times groups that replicates are counted in: 32 MB, twice
+_COUNTS = 1 << 22  # bins times groups that replicates are counted in: 32 MB, twice, up to 16,384 groups
 _FEWEST_BINS, _MOST_BINS = 256, 8192
 
 Column = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
@@ -23,9 +23,9 @@ def all_cells(
 
     column         c -> (n,) truth, scores, and which cells weigh `light_weight` (None: no cell does) of class c
     group          (n,) whose weight each row takes;  weights : (n_groups, r), of which the first is all ones
-    The first of r is exact. The others are, too, when the positives' scores take no more than some thousand values;
-    with more, near scores of positives share a bin and tie there, which moves an interval's ends by less than its
-    third digit.
+    The first of r is exact. The others are, too, while the positives' scores take no more values than there are bins:
+    2^22 / n_groups, within 256 and 8192. With more, near scores of positives share a bin and tie there; single
+    replicates then move by some 1e-4.
     """
     positives = [np.zeros(0)]
     for c in range(n_classes):
@@ -52,18 +52,20 @@ def all_cells(
         if binned is not None:
             for counts, rows in zip(binned, (place >= 0, true), strict=True):
                 np.add.at(counts, bin_of_cut[place[rows]] * n_groups + group[rows], counted[rows])
-    n_all = np.full(1, exact[0].sum())
-    curve = _curve(exact[1, :-1, None], exact[0, :-1, None], n_all)
+    curve = _curve(exact[1, :-1, None], exact[0, :-1, None])
     precision, eleven = curve.average_precision(), curve.ap11()
     if binned is None:
         return precision, eleven
     every, positive = (counts.reshape(-1, n_groups) @ weights[:, 1:] for counts in binned)
-    curve = _curve(positive, every, np.broadcast_to(n_all, n_replicates - 1))
+    curve = _curve(positive, every)
     return np.r_[precision, curve.average_precision()], np.r_[eleven, curve.ap11()]
 
 
-def _curve(true: np.ndarray, every: np.ndarray, n_all: np.ndarray) -> RankCurve:
-    """true, every : (bins, r) weight of positives and of all cells in each bin, lowest scores first."""
+def _curve(true: np.ndarray, every: np.ndarray) -> RankCurve:
+    """true, every : (bins, r) weight of positives and of all cells in each bin, lowest scores first.
+
+    What scores below every positive is in no bin, and neither average precision asks for it.
+    """
     true_through, all_through = (np.cumsum(part[::-1], axis=0) for part in (true, every))
     return RankCurve(
         true_above=true_through - true[::-1],
@@ -71,5 +73,5 @@ def _curve(true: np.ndarray, every: np.ndarray, n_all: np.ndarray) -> RankCurve:
         true_through=true_through,
         all_through=all_through,
         n_true=true_through[-1],
-        n_all=n_all,
+        n_all=all_through[-1],
     )

@@ -94,7 +94,7 @@ class Level:
         metrics["cmap_present"] = _mean_over(curves["ap"], present)
         metrics["cmap_padded_5"] = curves["cmap_padded_5"].mean(axis=0)
         metrics["cmap_padded_3"] = curves["cmap_padded_3"].mean(axis=0)
-        metrics["auroc"] = _mean_over(curves["auroc"], present & ~np.all(self.truth, axis=0))
+        metrics["auroc"] = _mean_over(curves["auroc"], np.isfinite(curves["auroc"][:, 0]))
         metrics["ap_micro"], metrics["ap11"] = all_cells(
             self._column, n_classes, self.group, weights, self._light_weight
         )

@@ -70,7 +70,8 @@ class LabelledRows:
 
     reader             where the vectors are
     rows               (n,) int32, or int64 in a reader of more than 2^31 rows: the reader's row numbers in use
-    recording_of_row   (n,) int32, which recording (a row of `targets`) each window belongs to
+    recording_of_row   (n,) int32, which recording (a row of `targets`) each window belongs to; this and `rows` are kept
+                       by runs where that saves memory, and pass for plain arrays
     targets            (n_recordings, n_labels) float32 in [0, 1]
     labels             the classes, in the order of the targets' columns
     blocks             (name, Fingerprint) of each block, in order

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 __all__ = ["RunCoded", "run_coded"]
 
-_WORTH = 8  # a run costs as much as so many plain numbers
+_WORTH = 8  # numbers a run must stand for, on average: at least half of the memory is then saved
 
 
-class RunCoded:
-    """An array of whole numbers, read-only, that holds a run of them in 16 bytes; indexed, it gives plain arrays.
+class RunCoded(NDArrayOperatorsMixin):
+    """An array of whole numbers, read-only, that holds a run of them in 16 bytes.
+
+    Indexed, compared or calculated with, it gives plain arrays, and numpy's functions take it for one.
 
     first : (n_runs + 1,) int64, where each run begins; the last is the length
     start : (n_runs,) int64, its first number;  step : 0 when a run repeats it, 1 when it goes on by one
@@ -31,6 +34,9 @@ class RunCoded:
     @property
     def ndim(self) -> int:
         return 1
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        return getattr(ufunc, method)(*(np.asarray(i) if isinstance(i, RunCoded) else i for i in inputs), **options)
 
     def min(self) -> int:
         return int(self._start.min())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from typing import IO
 
 import numpy as np
 
+from embeddings.errors import InputError
 from stage2_heads.metrics import check_scores
 
 __all__ = ["ScoreTable", "UniformScores"]
@@ -22,7 +25,7 @@ class ScoreTable:
         if 8 * n_rows * n_classes <= _HELD_BYTES:
             self._columns = np.empty((n_classes, n_rows))
         else:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as it is mapped
+            file = _file_of(8 * n_rows * n_classes)
             self._columns = np.memmap(file, np.float64, "w+", shape=(n_classes, n_rows))
 
     @classmethod
@@ -44,6 +47,21 @@ class ScoreTable:
     def blocks(self) -> list[tuple[int, np.ndarray]]:
         """The number of the first class of each block of classes, and their scores (n, few)."""
         return [(c, self._columns[c : c + _BLOCK_CLASSES].T) for c in range(0, self.shape[1], _BLOCK_CLASSES)]
+
+
+def _file_of(n_bytes: int) -> IO[bytes]:
+    """A file without a name whose room is taken now: a disk that fills up under a mapped file kills the process."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as it is mapped
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        file.close()
+        raise InputError(
+            f"scores need {n_bytes / 1e9:.1f} GB in {tempfile.gettempdir()}, which has not so much room "
+            f"({error.strerror}); set TMPDIR to a folder on a larger disk."
+        ) from None
+    return file
 
 
 class UniformScores:

@@ -73,9 +73,10 @@ def evaluate(
     progress                called with the share of windows predicted, 0 to 1
     Other arguments and errors as in `score_rows`.
     """
+    _require_settings(pool, DEFAULT_THRESHOLD if threshold is None else threshold, secondary_weight)
     rows, codes = np.asarray(rows), np.asarray(recording_of_row)
     everything_heard = head.heard_ if heard is None else heard.union(head.heard_)
-    asked = _ask(recordings, codes, head.labels_, everything_heard, include_seen)
+    asked = _ask(recordings, codes, head.labels_, everything_heard, include_seen, secondary_weight)
     rows, group = rows[asked.group >= 0], asked.group[asked.group >= 0]
     table = ScoreTable(len(rows), len(head.labels_))
     buffer = np.empty((min(_BATCH_ROWS, max(len(rows), 1)), sum(reader.dims)), dtype=np.float32)
@@ -130,12 +131,15 @@ def score_rows(
     Top-k asks for the primary label; all other metrics take primary and secondary labels as true.
     Raises ScoreRangeError for scores outside [0, 1); InputError when the join fails or nothing is left to score.
     """
+    _require_settings(pool, threshold, secondary_weight)
     scores = np.asarray(scores)
     if scores.ndim != 2 or scores.shape != (len(recording_of_row), len(labels)):
         raise InputError(
             f"scores of shape {scores.shape} do not fit {len(recording_of_row)} rows, {len(labels)} classes."
         )
-    asked = _ask(recordings, _join(recording_of_row, recordings), labels, heard or Heard(), include_seen)
+    asked = _ask(
+        recordings, _join(recording_of_row, recordings), labels, heard or Heard(), include_seen, secondary_weight
+    )
     in_use = asked.group >= 0
     return _report(
         ScoreTable.of(scores[in_use]),
@@ -153,6 +157,15 @@ def score_rows(
     )
 
 
+def _require_settings(pool: str, threshold: float, secondary_weight: float) -> None:
+    if pool not in POOLS:
+        raise InputError(f"pool={pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold={threshold} must lie between 0 and 1.")
+    if not 0 <= secondary_weight <= 1:
+        raise InputError(f"secondary_weight={secondary_weight} must lie between 0 (left out) and 1 (like the primary).")
+
+
 @dataclass(frozen=True)
 class _Asked:
     """Which recordings are scored. group : (n,) the place of each row's recording among `scored`, -1 left out."""
@@ -166,17 +179,29 @@ class _Asked:
 
 
 def _ask(
-    recordings: Sequence[RecordingLabels], codes: np.ndarray, labels: Sequence[str], heard: Heard, include_seen: bool
+    recordings: Sequence[RecordingLabels],
+    codes: np.ndarray,
+    labels: Sequence[str],
+    heard: Heard,
+    include_seen: bool,
+    secondary_weight: float,
 ) -> _Asked:
     split = guard(recordings, heard, labels, include_seen=include_seen)
     has_windows = np.bincount(codes, minlength=len(recordings)) > 0
     chosen = np.flatnonzero(split.scored & has_windows)
     if len(chosen) == 0:
         raise InputError(f"none of the {int(split.scored.sum())} recordings to score has windows; extract them first.")
+    scored = [recordings[int(i)] for i in chosen]
+    counted = target_matrix(scored, labels, secondary_weight) > 0
+    if not counted.any():
+        raise InputError(
+            f"none of {len(scored)} recordings is of the head's {len(labels)} classes "
+            f"({', '.join(labels[:5])}, ...); their labels begin {sorted({r.primary_label for r in scored})[:5]}."
+        )
     place = np.full(len(recordings), -1)
     place[chosen] = np.arange(len(chosen))
     return _Asked(
-        scored=[recordings[int(i)] for i in chosen],
+        scored=scored,
         group=place[codes],
         split=split,
         heard=heard,
@@ -201,19 +226,10 @@ def _report(
     secondary_weight: float,
 ) -> ScoreReport:
     """group : (n,) place of each of the table's rows among the recordings that are scored."""
-    if pool not in POOLS:
-        raise InputError(f"pool={pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
-    if not 0 < threshold < 1:
-        raise InputError(f"threshold={threshold} must lie between 0 and 1.")
     scored = asked.scored
     all_true, by_primary = target_matrix(scored, labels) > 0, target_matrix(scored, labels, 0.0) > 0
     secondary = all_true & ~by_primary
     truth = all_true if secondary_weight > 0 else by_primary
-    if not truth.any():
-        raise InputError(
-            f"none of {len(scored)} recordings is of the head's {len(labels)} classes "
-            f"({', '.join(labels[:5])}, ...); their labels begin {sorted({r.primary_label for r in scored})[:5]}."
-        )
     primary = primary_codes(scored, labels)
     n = len(scored)
     pooled = np.empty((n, len(labels)))

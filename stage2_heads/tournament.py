@@ -28,6 +28,7 @@ __all__ = ["entries_of", "run_contest"]
 
 _TIMED_WINDOWS = 4096
 _EIGHTHS = 8
+_CURVE_SEED = 1  # not the folds' own: an eighth must not be one of them
 
 
 def entries_of(store: Store, heads: Sequence[str], blocks: Sequence[tuple[str, ...]] = ()) -> list[Entry]:
@@ -85,21 +86,20 @@ def run_contest(
         "n_bootstrap": n_bootstrap,
         "seed": bootstrap_seed,
     }
-    results, report = [], None
+    results, reports = [], []
     for entry in entries:
         outcomes = []
         for seed in seeds:
             outcomes.append(_outcome(entry, sides, labels, seed, scoring))
             progress(entry, seed)
         results.append(_result(entry, outcomes))
-        report = outcomes[0].report
-    assert report is not None
+        reports.append(outcomes[0].report)
     results.sort(key=lambda r: -(r.figures["cmap_present"].value or 0.0))
     for place, result in enumerate(results[:curves]):
         results[place] = replace(result, curve=_learning_curve(result, sides, labels, seeds[0], scoring))
         progress(result.entry, seeds[0])
     known = {r.recording: r for side in sides for r in side.scored}
-    scored = [known[name] for name in report.recordings]
+    scored = [known[name] for name in reports[0].recordings]
     truth = target_matrix(scored, labels, secondary_weight) > 0
     return Contest(
         results=tuple(results),
@@ -111,7 +111,7 @@ def run_contest(
         n_fitted=_n_fitted(sides),
         seeds=tuple(seeds),
         how=sides[0].how if len(sides) == 1 else f"{sides[0].how}, of {len(sides)} stores",
-        notes=report.notes,
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
     )
 
 
@@ -160,7 +160,7 @@ def _side(store: Store, blocks: Sequence[str], folds: int) -> _Side:
             f"{store.path} has no recording to score that no backbone has heard ({how}); keep some apart when "
             f"training, or give --folds."
         )
-    return _Side(store, rows.recordings, parts, recording_folds(rows, _EIGHTHS, 0), how)
+    return _Side(store, rows.recordings, parts, recording_folds(rows, _EIGHTHS, _CURVE_SEED), how)
 
 
 def _n_fitted(sides: Sequence[_Side], eighths: int = _EIGHTHS) -> int:
@@ -229,6 +229,8 @@ def _learning_curve(
     """Recordings fitted on, and cmAP with so many; the last is all of them, as in the table."""
     points = []
     for eighths in (1, 2, 4):
+        if any(not side.drawn(fit, eighths).any() for side in sides for fit, _ in side.parts):
+            continue  # too few recordings for so small a share
         found = _outcome(result.entry, sides, labels, seed, scoring, eighths).report
         points.append((_n_fitted(sides, eighths), found.recording["cmap_present"]))
     return (*points, (_n_fitted(sides), result.figures["cmap_present"]))

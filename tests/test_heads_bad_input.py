@@ -129,7 +129,9 @@ def test_a_table_of_labels_that_contradicts_itself_is_refused_with_both_lines(ma
     first = next(iter(Store(made).catalogue)).filename
     table = table_of(made, tmp_path / "twice.csv", lambda r: "low", [(first, "high")])
     n = len(Store(made).catalogue)
-    with pytest.raises(InputError, match=rf"contradicts itself on .*: line 2 \(low\) and line {n + 2} \(high\)"):
+    with pytest.raises(
+        InputError, match=rf"contradicts itself on the primary_label of .*: line 2 \(low\) and line {n + 2} \(high\)"
+    ):
         heads(command, made, "--head", "knn", "--labels", table, "--out", tmp_path / "head")
     assert not (tmp_path / "head").exists()
     table = table_of(made, tmp_path / "same.csv", lambda r: "low", [(first, "low")])

@@ -94,3 +94,14 @@ def test_a_torn_shard_raises(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(StoreError, match="torn"):
         read_runs(path)
+
+
+@pytest.mark.parametrize("rows", [[3], [-1], [0, 5]])
+def test_a_row_that_there_is_not_is_refused_rather_than_read_from_a_dropped_recording(tmp_path: Path, rows) -> None:
+    from embeddings.errors import StoreError
+
+    write_rows(tmp_path / "a.arrow", table([(1, 0), (1, 5), (1, 10), (4, 0), (4, 5)]), {})
+    index = RowIndex.of([read_runs(tmp_path / "a.arrow")], place_of)
+    assert index.n_rows == 3
+    with pytest.raises(StoreError, match="there are 3"):
+        index.locate(np.array(rows))

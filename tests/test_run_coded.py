@@ -56,3 +56,16 @@ def test_a_million_rows_in_order_need_no_memory() -> None:
     assert isinstance(coded, RunCoded)
     assert coded._first.nbytes + coded._start.nbytes < 100
     assert coded[np.array([999_999, 5])].tolist() == [999_999, 5]
+
+
+def test_compared_and_calculated_with_it_is_a_plain_array() -> None:
+    coded = run_coded(REPEATED, 0)
+    for found, expected in (
+        (coded == 7, REPEATED == 7),
+        (coded + 1, REPEATED + 1),
+        (2 * coded, 2 * REPEATED),
+        (np.isin(coded, [0, 2]), np.isin(REPEATED, [0, 2])),
+        (coded < np.arange(len(REPEATED)), np.arange(len(REPEATED)) > REPEATED),
+    ):
+        assert type(found) is np.ndarray
+        np.testing.assert_array_equal(found, expected)

@@ -285,3 +285,48 @@ def test_secondary_labels_count_what_they_are_told_to(weight):
         again = score_rows(moved, LABELS, rows, recordings, n_bootstrap=20, secondary_weight=0.0)
         for name in ("cmap_padded_5", "ap11", "ap11_confidence", "f1_macro"):
             assert again.recording[name] == report.recording[name]
+
+
+def test_a_class_that_is_everywhere_once_secondary_labels_are_ignored_does_not_spoil_the_mean():
+    recordings = [
+        RecordingLabels("a", "x"),
+        RecordingLabels("b", "y", ("x",)),
+        RecordingLabels("c", "y", ("x",)),
+        RecordingLabels("d", "z", ("x",)),
+    ]
+    scores = np.random.default_rng(0).random((4, 3)) * 0.9
+    report = score_rows(scores, ("x", "y", "z"), list("abcd"), recordings, n_bootstrap=20, secondary_weight=0.0)
+    from sklearn.metrics import roc_auc_score
+
+    expected = np.mean([roc_auc_score([0, 1, 1, 0], scores[:, 1]), roc_auc_score([0, 0, 0, 1], scores[:, 2])])
+    assert report.recording["auroc"].value == pytest.approx(expected)
+    assert report.random_baseline["auroc"] is not None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"secondary_weight": -0.5}, "secondary_weight=-0.5"), ({"secondary_weight": float("nan")}, "nan")],
+)
+def test_a_weight_outside_0_to_1_is_refused(wrong, words):
+    with pytest.raises(InputError, match=words):
+        report_of(**wrong)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+@pytest.mark.parametrize("threshold", [0.5, np.array([0.2, 0.5, 0.4, 0.9])])
+def test_detections_and_hits_are_those_of_the_whole_table_with_ties_and_all(top_k, threshold):
+    from stage2_heads.metrics import top_k_hits
+    from stage2_heads.thresholds import detected
+
+    rng = np.random.default_rng(top_k)
+    scores = np.round(rng.random((60, 4)) * 0.9, 1)
+    truth, primary = rng.random((60, 4)) < 0.4, rng.integers(-1, 4, 60)
+    level = Level(truth, ScoreTable.of(scores), primary, np.arange(60), threshold, top_k)
+    found = level.figures(np.ones((60, 1)))
+    claimed = detected(scores, threshold, top_k)
+    np.testing.assert_array_equal(found.claimed, claimed.sum(axis=0))
+    np.testing.assert_array_equal(found.right, (claimed & truth).sum(axis=0))
+    named = primary >= 0
+    for k in (1, 3):
+        expected = top_k_hits(scores[named], primary[named], k).mean()
+        assert found.metrics[f"top_{k}"][0] == pytest.approx(expected)

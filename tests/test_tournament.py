@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embeddings.errors import InputError
+from embeddings.recordings import Catalogue
 from embeddings.store import Store
 from stage2_heads.tournament import entries_of, run_contest
 
@@ -165,3 +166,23 @@ def test_a_store_without_unheard_recordings_says_so(store, monkeypatch):
 def test_labels_of_every_fold_are_the_same(contest):
     assert contest.truth.shape[1] == len(contest.labels) == contest.results[0].scores.shape[1]
     assert np.isfinite(contest.results[0].scores).all()
+
+
+@pytest.mark.parametrize("folds", [2, 4, 8])
+def test_learning_curves_draw_their_shares_whatever_the_folds(store, folds):
+    opened = Store(store)
+    found = run_contest(opened, entries_of(opened, ["knn"]), folds=folds, n_bootstrap=20, curves=1)
+    counts = [n for n, _ in found.results[0].curve]
+    assert counts == sorted(set(counts))
+    assert counts[-1] == found.n_fitted
+    assert len(counts) >= 2
+
+
+def test_a_share_too_small_for_a_recording_is_left_out_of_the_curve(store):
+    opened = Store(store)
+    few = [
+        dataclasses.replace(r, split="train" if i < 5 else "valid") for i, r in enumerate(opened.catalogue.recordings)
+    ]
+    opened.catalogue = Catalogue(tuple(few))
+    found = run_contest(opened, entries_of(opened, ["knn"]), n_bootstrap=20, curves=1)
+    assert [n for n, _ in found.results[0].curve][-1] == 5

@@ -1,0 +1,143 @@
+"""Raw values of the `type` column in one vocabulary, and heads that tell kinds of call apart."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from embeddings.call_types import KINDS, OTHER, call_types, meanings_of
+from embeddings.errors import InputError
+from embeddings.recordings import Recording
+from stage2_heads.heads import load_head
+
+
+@pytest.mark.parametrize(
+    ("raw", "kinds", "sex", "age", "unmapped"),
+    [
+        ("song", ("song",), "", "", ()),
+        ("Song", ("song",), "", "", ()),
+        (" SONGS ", ("song",), "", "", ()),
+        ("Flightcall", ("flight call",), "", "", ()),
+        ("flight-calls", ("flight call",), "", "", ()),
+        ("nocturnal flightcall", ("nocturnal flight call",), "", "", ()),
+        ("call, female, male", ("call",), "female and male", "", ()),
+        ("male call", ("call",), "male", "", ()),
+        ("female", (), "female", "", ()),
+        ("adult male song", ("song",), "male", "adult", ()),
+        ("hatchling or nestling", (), "", "nestling", ()),
+        ("begging calls; juvenile", ("begging call",), "", "juvenile", ()),
+        ("call and song", ("call", "song"), "", "", ()),
+        ("uncertain", (), "", "", ()),
+        ("sex uncertain", (), "", "", ()),
+        ("song?", ("song",), "", "", ()),
+        ("wing beats", ("wing beats",), "", "", ()),
+        ("quacking, song", ("song",), "", "", ("quacking",)),
+        ("", (), "", "", ()),
+    ],
+)
+def test_a_raw_value_is_read_whatever_its_spelling(raw, kinds, sex, age, unmapped):
+    meaning = meanings_of(raw)
+    assert (meaning.kinds, meaning.sex, meaning.age, meaning.unmapped) == (kinds, sex, age, unmapped)
+
+
+def test_every_word_of_the_vocabulary_means_its_kind_in_singular_plural_and_capitals():
+    for kind, words in KINDS.items():
+        for word in words:
+            assert meanings_of(word).kinds == (kind,), word
+            assert meanings_of(word.upper()).kinds == (kind,)
+            if word.endswith(("call", "song")):
+                assert meanings_of(f"{word}s").kinds == (kind,)
+
+
+def recording(i: int, *types: str) -> Recording:
+    return Recording(
+        f"{i:032x}", Path(f"{i}.ogg"), f"{i}.ogg", "robin", ("wren",), types, "Erithacus rubecula", "Robin"
+    )
+
+
+def test_nothing_is_lost_and_nothing_falls_on_the_first_kind():
+    found = call_types(
+        [
+            recording(0, "Song", "call"),
+            recording(1, "quacking"),
+            recording(2),
+            recording(3, "female"),
+            recording(4, "song"),
+        ]
+    )
+    assert [r.labels for r in found.recordings] == [("song", "call"), (OTHER,), (), (), ("song",)]
+    assert (found.n_without, found.n_other) == (2, 1)
+    assert found.counts == {"Song": 1, "call": 1, "quacking": 1, "female": 1, "song": 1}
+    assert set(found.meanings) == set(found.counts)
+    assert all(r.scientific_name == r.common_name == "" for r in found.recordings)
+    assert OTHER not in KINDS
+
+
+def test_without_any_type_the_column_is_asked_for():
+    with pytest.raises(InputError, match="needs a table with a `type` column"):
+        call_types([recording(0), recording(1)])
+
+
+@pytest.fixture(scope="module")
+def typed_store(synthetic_set, tmp_path_factory) -> Path:
+    """The synthetic birds, every second species' recordings said to be calls, some of both kinds."""
+    from cli.embed import app
+
+    folder = tmp_path_factory.mktemp("typed")
+    with open(synthetic_set) as handle:
+        rows = list(csv.DictReader(handle))
+    species = sorted({row["primary_label"] for row in rows})
+    for i, row in enumerate(rows):
+        kind = ("Song", "calls")[species.index(row["primary_label"]) % 2]
+        row["type"] = "" if i == 0 else str([kind, "male"] if i % 3 else [kind])
+    table = synthetic_set.parent / "typed.csv"
+    with open(table, "w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    words = ["extract", str(table), "--backbone", "logmel_stats", "--out", str(folder / "store")]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder / "store"
+
+
+def heads(*words):
+    from cli.heads import app
+
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_species_and_kinds_of_call_are_told_apart_on_one_store(typed_store, tmp_path):
+    for target in ("species", "type"):
+        done = heads("fit", typed_store, "--head", "svm", "--target", target, "--out", tmp_path / target)
+        assert done.exit_code == 0, done.output
+        assert ("kind of call" in done.output) == (target == "type")
+    assert load_head(tmp_path / "type").labels_ == ("call", "song")
+    assert len(load_head(tmp_path / "species").labels_) > 2
+    scored = heads("score", tmp_path / "type", typed_store, "--bootstrap", 20)  # the head knows its target
+    assert scored.exit_code == 0
+    assert "1 recordings say no kind of call" in scored.output
+    with pytest.raises(InputError, match="compare those of one kind"):
+        heads("compare", tmp_path / "type", tmp_path / "species", typed_store)
+    compared = heads("compare", typed_store, "--head", "knn", "--target", "type", "--bootstrap", 20)
+    assert "knn on logmel_stats has the highest cmAP" in compared.output
+
+
+def test_a_target_that_there_is_not_and_a_store_without_types_are_refused(typed_store, tmp_path):
+    from embeddings.recordings import save_catalogue
+    from embeddings.store import Store
+
+    with pytest.raises(InputError, match="choose species or type"):
+        heads("fit", typed_store, "--head", "svm", "--target", "sex", "--out", tmp_path / "h")
+    import shutil
+
+    bare = tmp_path / "bare"
+    shutil.copytree(typed_store, bare)
+    save_catalogue(bare / "catalogue.arrow", [dataclasses.replace(r, types=()) for r in Store(bare).catalogue])
+    with pytest.raises(InputError, match="has a type"):
+        heads("fit", bare, "--head", "svm", "--target", "type", "--out", tmp_path / "h")
+    assert not (tmp_path / "h").exists()
