@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import backbones_compare
-from cli.common import DeviceOption, DryRunOption, JsonOption, console, make_app, print_names, run, write_summary
+from cli import backbones_compare, type_ablation
+from cli.common import (
+    DeviceOption,
+    DryRunOption,
+    JsonOption,
+    console,
+    make_app,
+    print_names,
+    run,
+    targeted,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from embeddings.recordings import Catalogue
@@ -49,6 +59,7 @@ def train(
     valid_fold: Annotated[str, typer.Option(help="The published fold that validates, or 2/5: fold 2 of 5.")] = "",
     group: Annotated[str, typer.Option(help="With 2/5: recordings with one author (source, ...) stay together.")] = "",
     split: Annotated[str, typer.Option(help="train (8:2 or --valid-fold) or all (everything trains).")] = "train",
+    target: Annotated[str, typer.Option(help="What it learns to tell apart: species, or type (song, call, ...).")] = "",
     overwrite: Annotated[bool, typer.Option(help="Throw away what --out holds and train anew.")] = False,
     device: DeviceOption = "auto",
     json_path: JsonOption = None,
@@ -88,7 +99,7 @@ def train(
     if settings.augment.background_folder:
         read_beds(Path(settings.augment.background_folder), built.sample_rate_hz, built.window_s, most_s=1.0)
     cache = HashCache(None if dry_run else out / "hashes.arrow")
-    catalogue = read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache)
+    catalogue = targeted(read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache), target)
     division = _division(catalogue, seed, valid_fold, group, everything=split == "all")
     recordings = [r for r in catalogue if division.assignments.get(r.recording) in ("train", "both")]
     n_valid = sum(side == "valid" for side in division.assignments.values())
@@ -124,6 +135,7 @@ def train(
 
 
 backbones_compare.register(app)
+type_ablation.register(app)
 
 
 @app.command("list")

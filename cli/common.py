@@ -15,8 +15,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from embeddings.call_types import CallTypes
     from embeddings.contract import Backbone, BlockSource
+    from embeddings.recordings import Catalogue
     from embeddings.store import Store
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
     "progress",
     "run",
     "say_licences",
-    "say_types",
     "store_backbones",
+    "targeted",
     "write_summary",
 ]
 
@@ -133,9 +133,23 @@ def print_names(heading: str, names: list[str]) -> None:
         out.print(f"  ... and {len(names) - _SHOWN_NAMES} more; --json FILE lists all")
 
 
-def say_types(found: CallTypes) -> None:
-    """How every raw value of the `type` column was read, with the recordings that have it."""
+def targeted(catalogue: Catalogue, target: str) -> Catalogue:
+    """The catalogue with what `--target` names for labels; says how every raw value of the `type` column was read.
+
+    Raises InputError for a target that there is not, and when there are no types to take.
+    """
+    from dataclasses import replace
+
     from rich.table import Table
+
+    from embeddings.call_types import call_types
+    from embeddings.errors import InputError
+
+    if target not in ("", "species", "type"):
+        raise InputError(f"--target {target} is not known; choose species or type.")
+    if target != "type":
+        return catalogue
+    found = call_types(catalogue)
 
     table = Table("type", "recordings", "kind of call", "sex", "age", "not in the vocabulary")
     for raw, count in found.counts.items():
@@ -146,6 +160,7 @@ def say_types(found: CallTypes) -> None:
         f"{found.n_without} recordings say no kind of call and count as unlabelled; {found.n_other} say only what is "
         f"not in the vocabulary, and are labelled `other`."
     )
+    return replace(catalogue, recordings=found.recordings)
 
 
 def write_summary(path: Path | None, summary: dict[str, Any]) -> None:

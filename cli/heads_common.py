@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import console, print_names, progress, say_types
+from cli.common import console, print_names, progress, targeted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,8 +176,6 @@ def open_store(path: Path, labels: Path | None = None, target: str = "species") 
     Raises InputError when the table cannot be read, contradicts itself, or names none of the store's recordings; and
     when there are no types to take.
     """
-    from embeddings.call_types import call_types
-    from embeddings.errors import InputError
     from embeddings.recordings import Catalogue
     from embeddings.relabel import relabelled
     from embeddings.store import Store
@@ -190,12 +188,7 @@ def open_store(path: Path, labels: Path | None = None, target: str = "species") 
         print_names("To mend", given.problems)
         print_names(f"In {labels}, not in the store", given.unmatched)
         print_names("In the store, not in the table, labelled as before", given.unnamed)
-    if target not in ("", "species", "type"):
-        raise InputError(f"--target {target} is not known; choose species or type.")
-    if target == "type":
-        found = call_types(store.catalogue)
-        store.catalogue = Catalogue(found.recordings)
-        say_types(found)
+    store.catalogue = targeted(store.catalogue, target)
     return store
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,16 +52,22 @@ class TrainingPlan:
     judge_every: int
 
 
-def plan_training(recordings: Sequence[Recording], settings: TrainingSettings) -> TrainingPlan:
+def plan_training(
+    recordings: Sequence[Recording], settings: TrainingSettings, kept_apart: Collection[str] | None = None
+) -> TrainingPlan:
     """Divide recordings and count epochs and steps.
 
+    kept_apart : content hashes of those to judge by, in place of a share drawn by `select_share`
     Raises InputError when too little is there to train on.
     """
     labels = tuple(sorted({r.primary_label for r in recordings if not is_no_call(r.primary_label)}))
     fit, select = list(recordings), list[Recording]()
-    if settings.select_share:
+    if kept_apart is not None:
+        fit = [r for r in recordings if r.recording not in kept_apart]
+        select = [r for r in recordings if r.recording in kept_apart]
+    elif settings.select_share:
         fit, select = inner_slice(recordings, settings.seed, settings.select_share)
-    if len(labels) < 2 or (settings.select_share and not select):
+    if len(labels) < 2 or not fit or (settings.select_share and not select):
         raise InputError(
             f"{len(recordings)} training recordings of {len(labels)} labels are too few: two labels are needed, and "
             f"at least one label with two recordings, so that some can be kept apart (select_share=0 keeps none)."
@@ -87,13 +93,14 @@ def train(
     scorer: Scorer,
     name: str = "",
     device: str = "cpu",
+    kept_apart: Collection[str] | None = None,
     on_epoch: Callable[[Mapping[str, float | None]], None] | None = None,
 ) -> TrainingSummary:
     """Train a backbone on `recordings`, all of the training side of `split`.
 
-    A part of them is kept apart (`select_share`): it is judged by, and chooses the epoch if so asked. The same call
-    goes on after a kill and gives the same weights as an uninterrupted run; after a finished training it returns the
-    summary.
+    A part of them is kept apart (`select_share`, or those that `kept_apart` names by content hash): it is judged by,
+    and chooses the epoch if so asked. The same call goes on after a kill and gives the same weights as an uninterrupted
+    run; after a finished training it returns the summary.
     Writes backbone.json, weights.safetensors, heard.json, settings.json, metrics.csv, curves.png, summary.json.
     Raises InputError when `out` holds another training, or too little is left to train on.
     """
@@ -103,7 +110,7 @@ def train(
         return finished
     began = time.monotonic()
     keep_large_blocks()
-    plan = plan_training(recordings, settings)
+    plan = plan_training(recordings, settings, kept_apart)
     seed_torch(settings.seed, -1)
     network = create_network(settings.kind, settings.network, len(plan.labels), settings.weights)
     maker = BatchMaker(network, settings)

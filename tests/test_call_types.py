@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -141,3 +143,64 @@ def test_a_target_that_there_is_not_and_a_store_without_types_are_refused(typed_
     with pytest.raises(InputError, match="has a type"):
         heads("fit", bare, "--head", "svm", "--target", "type", "--out", tmp_path / "h")
     assert not (tmp_path / "h").exists()
+
+
+def test_cells_are_those_of_scikit_learn_on_cut_scores():
+    from sklearn.metrics import average_precision_score, f1_score
+
+    from cli.type_ablation import cells_of
+
+    rng = np.random.default_rng(2)
+    truth = (rng.random((40, 6)) < 0.3).astype(np.float32)
+    scores = rng.dirichlet(np.ones(6), (2, 40)) * 0.99
+    found = {(c.epoch, c.top_k, c.threshold): c for c in cells_of(truth, scores, [1, 3], [0.1, 0.3])}
+    assert len(found) == 8
+    for (epoch, k, threshold), cell in found.items():
+        of_epoch = scores[epoch - 1]
+        kept = (of_epoch >= np.sort(of_epoch, axis=1)[:, -k][:, None]) & (of_epoch >= threshold)
+        expected = {
+            "whole": average_precision_score(truth, of_epoch, average="macro"),
+            "cut": average_precision_score(truth, np.where(kept, of_epoch, 0), average="macro"),
+        }
+        assert cell.whole["cmap_present"].value == pytest.approx(expected["whole"])
+        assert cell.cut["cmap_present"].value == pytest.approx(expected["cut"])
+        assert cell.cut["f1_micro"].value == pytest.approx(f1_score(truth, kept, average="micro"))
+        assert cell.cut["f1_macro"].value == pytest.approx(f1_score(truth, kept, average="macro"))
+
+
+def test_the_ablation_is_one_command_that_goes_on_where_it_was_cut_short(typed_store, synthetic_set, tmp_path):
+    from cli.backbones import app
+
+    table = synthetic_set.parent / "typed.csv"
+    words = [
+        *("ablate-types", str(table), "--backbone", "vggish_bigru", "--out", str(tmp_path / "out"), "--folds", "2"),
+        *("--epochs", "2", "--top-k", "1,2", "--thresholds", "0.3", "--set", "crops_per_recording=1"),
+        *("--json", str(tmp_path / "t.json")),
+    ]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert {p.suffix for p in (tmp_path / "out").glob("types.*")} == {".csv", ".md", ".png"}
+    facts = json.loads((tmp_path / "t.json").read_text())
+    assert facts["labels"] == ["call", "song"]
+    assert [(c["epoch"], c["top_k"]) for c in facts["cells"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    (tmp_path / "out" / "types.md").unlink()
+    for path in list((tmp_path / "out").glob("fold-2-*")):
+        path.unlink()
+    again = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "fold 2 of 2" in again.output
+    assert "fold 1 of 2" not in again.output
+    assert json.loads((tmp_path / "t.json").read_text()) == facts
+    for option, value in (("--top-k", "0"), ("--thresholds", "1.5"), ("--epochs", "100"), ("--top-k", "many")):
+        with pytest.raises(InputError, match=option):
+            CliRunner().invoke(app, [*words, option, value], catch_exceptions=False)
+
+
+def test_a_backbone_is_trained_on_types(typed_store, synthetic_set, tmp_path):
+    from cli.backbones import app
+
+    words = ["train", str(synthetic_set.parent / "typed.csv"), "--backbone", "efficientnet", "--target", "type"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "b"), "--dry-run"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "of 2 labels to train on" in done.output
+    with pytest.raises(InputError, match="choose species or type"):
+        CliRunner().invoke(app, [*words, "--target", "age", "--out", str(tmp_path / "b")], catch_exceptions=False)
