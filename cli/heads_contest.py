@@ -60,6 +60,7 @@ def hold_contest(
             n_bootstrap=bootstrap,
             bootstrap_seed=seed,
             curves=curves,
+            arrange=out is not None,
             progress=lambda entry, seed: advance(1),
         )
     printer = console()

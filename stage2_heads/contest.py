@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stage2_heads.arrangement import Arrangement
 from stage2_heads.base import Head
 from stage2_heads.bootstrap import interval
 from stage2_heads.heads import HEADS, create_head
@@ -72,6 +73,7 @@ class Contest:
     truth, counted : (n, c) bool, what is true, and what is scored at all
     primary : (n,) column of the primary label, -1 outside the classes
     names  label -> common or scientific name, where known;  notes  sentences for the reader
+    arrangements  how each set of blocks arranges the scored recordings (of the first store), where asked for
     """
 
     results: tuple[Result, ...]
@@ -84,6 +86,7 @@ class Contest:
     seeds: tuple[int, ...]
     how: str
     notes: tuple[str, ...]
+    arrangements: tuple[Arrangement, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         best = self.results[0]
@@ -94,6 +97,15 @@ class Contest:
             "n_fitted": self.n_fitted,
             "seeds": list(self.seeds),
             "notes": list(self.notes),
+            "arrangements": [
+                {
+                    "blocks": list(a.blocks),
+                    "silhouette": a.silhouette.to_json(),
+                    "adjusted_mutual_information": a.mutual,
+                    "adjusted_mutual_information_sd": a.mutual_sd,
+                }
+                for a in self.arrangements
+            ],
             "results": [
                 {
                     "head": r.entry.head,

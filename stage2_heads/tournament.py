@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embeddings.errors import InputError
+from embeddings.recordings import is_no_call
+from stage2_heads.arrangement import Arrangement, arrangement_of, mean_vectors
 from stage2_heads.bootstrap import interval
 from stage2_heads.calibration import BELOW_ONE
 from stage2_heads.contest import Contest, Entry, Result
@@ -58,6 +60,7 @@ def run_contest(
     n_bootstrap: int = 1000,
     bootstrap_seed: int = 0,
     curves: int = 0,
+    arrange: bool = False,
     progress: Callable[[Entry, int], None] = lambda entry, seed: None,
 ) -> Contest:
     """Fit every entry and score it.
@@ -68,6 +71,7 @@ def run_contest(
             has heard is scored by a head fitted on the other k - 1 of k folds, and on all that a backbone has heard
     seeds   of the heads; the folds and the intervals stay the same, so all differences are paired
     curves  so many of the best are fitted on an eighth, a quarter and half of their recordings, too (first seed)
+    arrange  also say how each set of blocks arranges the scored recordings of the first store, and map them
     Raises InputError when no unheard recording is left to score, or when two stores ask for the same one.
     """
     stores = [stores] if not isinstance(stores, Sequence) else stores
@@ -112,6 +116,7 @@ def run_contest(
         seeds=tuple(seeds),
         how=sides[0].how if len(sides) == 1 else f"{sides[0].how}, of {len(sides)} stores",
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        arrangements=_arrangements(sides[0], [entry.blocks for entry in entries]) if arrange else (),
     )
 
 
@@ -161,6 +166,22 @@ def _side(store: Store, blocks: Sequence[str], folds: int) -> _Side:
             f"training, or give --folds."
         )
     return _Side(store, rows.recordings, parts, recording_folds(rows, _EIGHTHS, _CURVE_SEED), how)
+
+
+def _arrangements(side: _Side, sets: Sequence[tuple[str, ...]]) -> tuple[Arrangement, ...]:
+    """How each set of blocks arranges the recordings of one species that the side is asked for."""
+    index = side.store.index
+    names = {r.recording: r.primary_label for r in side.scored if r.primary_label and not is_no_call(r.primary_label)}
+    wanted = np.array([r.recording in names for r in side.store.catalogue], bool)
+    rows = index.rows_of(wanted)
+    places, group = index.recordings_of(rows)
+    labels = [names[side.store.catalogue.recordings[place].recording] for place in places]
+    found = []
+    for blocks in dict.fromkeys(sets):
+        vectors = mean_vectors(side.store.reader(blocks), rows, group, len(places))
+        if (arrangement := arrangement_of(blocks, vectors, labels)) is not None:
+            found.append(arrangement)
+    return tuple(found)
 
 
 def _n_fitted(sides: Sequence[_Side], eighths: int = _EIGHTHS) -> int:

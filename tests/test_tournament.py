@@ -89,7 +89,7 @@ def test_the_command_writes_a_page_that_needs_nothing_else(store, tmp_path):
     assert done.exit_code == 0, done.output
     assert "has the highest cmAP" in done.output
     page = (out / "contest.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
@@ -99,6 +99,10 @@ def test_the_command_writes_a_page_that_needs_nothing_else(store, tmp_path):
     assert [row["head"] for row in rows] == [r["head"] for r in facts["results"]]
     assert float(rows[0]["cmap_present"]) == facts["results"][0]["figures"]["cmap_present"]["value"]
     assert "| svm |" in (out / "contest.md").read_text()
+    (arranged,) = facts["arrangements"]
+    assert arranged["blocks"] == ["logmel_stats"]
+    assert -1 <= arranged["silhouette"]["low"] <= arranged["silhouette"]["value"] <= arranged["silhouette"]["high"] <= 1
+    assert f"{arranged['adjusted_mutual_information']:.3f}" in page
     for result in facts["results"]:
         counts = [point["n_fitted"] for point in result["learning_curve"]]
         assert counts == sorted(set(counts))
