@@ -16,7 +16,7 @@ from embeddings.settings import from_fields
 from stage1_backbones.network import OUTPUTS, TrainableNetwork, make_classifier, require_one_of
 from stage1_backbones.pooling import POOLINGS, make_pooling
 from stage1_backbones.spectrogram import PictureFrontEnd, PictureSettings
-from stage1_backbones.weights import load_efficientnet_weights
+from stage1_backbones.weights import load_image_weights
 
 __all__ = ["EfficientNet", "EfficientNetSettings", "create"]
 
@@ -113,5 +113,5 @@ class EfficientNet(TrainableNetwork):
 def create(settings: Mapping[str, Any], n_labels: int, weights: str) -> EfficientNet:
     """Build the network. weights : "none", "auto" (ImageNet), or a file of weights for the same architecture."""
     network = EfficientNet(EfficientNetSettings.from_json(settings), n_labels)
-    load_efficientnet_weights(network.body, network.settings.model, weights)
+    load_image_weights(network.body, network.settings.model, weights)
     return network

@@ -31,7 +31,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class BackboneKind:
-    """A kind of backbone, known without importing it. `packages` are what an optional one needs."""
+    """A kind of backbone, known without importing it.
+
+    packages   what an optional one needs;  reference: how one is named, where the kind's name does not say which
+    """
 
     name: str
     module: str
@@ -40,6 +43,7 @@ class BackboneKind:
     licence: str
     summary: str
     packages: tuple[str, ...] = ()
+    reference: str = ""
 
     @property
     def installed(self) -> bool:
@@ -97,8 +101,9 @@ BACKBONES: dict[str, BackboneKind] = {
             False,
             "any",
             "its maker's",
-            "FILE.onnx: somebody else's network from waveforms to vectors, with a card FILE.json",
+            "somebody else's network from waveforms to vectors, with a card FILE.json",
             ("onnxruntime",),
+            "FILE.onnx",
         ),
         BackboneKind(
             "hear",
@@ -106,7 +111,17 @@ BACKBONES: dict[str, BackboneKind] = {
             False,
             "any",
             "its maker's",
-            "hear:MODULE[:WEIGHTS]: a Python module with HEAR's three functions",
+            "a Python module with HEAR's three functions",
+            reference="hear:MODULE[:WEIGHTS]",
+        ),
+        BackboneKind(
+            "timm",
+            "stage1_backbones.timm_network",
+            False,
+            "any",
+            "its maker's",
+            "any image network of timm, frozen, over the log-mel picture",
+            reference="timm:MODEL[:WEIGHTS]",
         ),
     )
 }
@@ -126,7 +141,7 @@ def load_backbone(reference: str | Path, *, device: str = "auto") -> Backbone:
     """Load a backbone to embed with.
 
     reference : a folder made by `backbones train` (or a store's copy of one), the name of a frozen backbone, an ONNX
-                file with its card, or `hear:MODULE`, whose code is then run
+                file with its card, `timm:MODEL`, or `hear:MODULE`, whose code is then run
     Raises InputError that says what a wrong reference is, or near which name it lies.
     """
     from stage1_backbones.trained import TrainedBackbone, resolve_device
@@ -158,10 +173,11 @@ def describe_backbone(reference: str | Path) -> BlockSource:
 
 
 def _named(reference: str | Path) -> tuple[BackboneKind, str] | None:
-    """The kind that a reference names with its own place: `hear:...`, or a file that ends in .onnx."""
+    """The kind that a reference names with its own place: `hear:...`, `timm:...`, or a file that ends in .onnx."""
     text = str(reference)
-    if text.startswith("hear:"):
-        return BACKBONES["hear"], text.removeprefix("hear:")
+    kind, separator, rest = text.partition(":")
+    if separator and kind in ("hear", "timm"):
+        return BACKBONES[kind], rest
     if text.endswith(".onnx"):
         if not Path(text).is_file():
             raise InputError(f"{text}: there is no such file.")

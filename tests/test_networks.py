@@ -32,6 +32,10 @@ def untrained(kind: str, seed: int = 0, **settings):
     )
 
 
+NAMED = pytest.mark.parametrize("kind", [name for name, kind in BACKBONES.items() if not kind.reference])
+"""Those that a name alone says; the others have their own tests, with networks to name."""
+
+
 def backbone_of(kind: str) -> Backbone:
     if BACKBONES[kind].trainable:
         return untrained(kind)
@@ -48,7 +52,7 @@ def waveforms_for(backbone: Backbone, n: int) -> np.ndarray:
     return np.clip(waveforms, -1, 1).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", BACKBONES)
+@NAMED
 def test_a_windows_vector_is_the_same_alone_in_a_batch_and_at_any_place(kind):
     backbone = backbone_of(kind)
     waveforms = waveforms_for(backbone, 5)
@@ -61,7 +65,7 @@ def test_a_windows_vector_is_the_same_alone_in_a_batch_and_at_any_place(kind):
     np.testing.assert_array_equal(backbone.embed(waveforms[::-1]), together[::-1])
 
 
-@pytest.mark.parametrize("kind", BACKBONES)
+@NAMED
 def test_every_backbone_follows_the_contract_and_comes_back_from_its_folder(kind, tmp_path):
     backbone = backbone_of(kind)
     assert isinstance(backbone, Backbone)
@@ -122,6 +126,9 @@ def test_a_name_that_is_no_efficientnet_and_a_width_that_is_none_are_refused_wit
         create_network("vggish_bigru", {"width": "huge"}, 3)
     with pytest.raises(InputError, match="Did you mean birdnet"):
         load_backbone("birdnets")
+    for kind in ("onnx", "hear", "timm"):
+        with pytest.raises(InputError, match="is named"):
+            load_backbone(kind)
     with pytest.raises(InputError, match="must be trained first"):
         load_backbone("efficientnet")
     with pytest.raises(InputError, match="frozen"):

@@ -260,3 +260,37 @@ def test_inner_windows_cover_ours_evenly(own_s, starts):
         own = inner_windows(waveform, own_s, RATE)
         assert [len(w) for w in own] == [round(own_s * RATE)] * len(starts)
         assert (own[0][0], own[-1][-1]) == (0, 5 * RATE - 1)
+
+
+def test_a_timm_network_is_a_block_that_comes_back_from_its_copy(tmp_path):
+    network = load_backbone("timm:test_resnet:none")
+    assert isinstance(network, Backbone)
+    sound = np.random.default_rng(0).uniform(-0.3, 0.3, (3, 160_000)).astype(np.float32)
+    vectors = network.embed(sound)
+    assert vectors.shape == (3, network.dim)
+    np.testing.assert_array_equal(network.embed(sound[1:2])[0], vectors[1])
+    network.save(tmp_path / "copy")
+    again = load_backbone(tmp_path / "copy")
+    assert again.fingerprint.digest == network.fingerprint.digest
+    np.testing.assert_array_equal(again.embed(sound), vectors)
+    other = load_backbone("timm:test_vit:none")  # takes one size only
+    assert other.fingerprint.digest != network.fingerprint.digest
+    other.save(tmp_path / "other")
+    (tmp_path / "copy" / "weights.safetensors").write_bytes((tmp_path / "other" / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="another architecture"):
+        load_backbone(tmp_path / "copy")
+
+
+def test_a_timm_network_takes_a_file_with_its_classifier_and_refuses_what_there_is_not(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    whole = timm.create_model("test_resnet", num_classes=7)
+    save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    network = load_backbone(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
+    assert network.fingerprint.digest != load_backbone("timm:test_resnet:none").fingerprint.digest
+    with pytest.raises(InputError, match="Did you mean .*resnet18"):
+        load_backbone("timm:resnet81")
+    with pytest.raises(InputError, match="is not a file"):
+        load_backbone("timm:test_resnet:nowhere.safetensors")
