@@ -149,7 +149,11 @@ def list_kinds() -> None:
     for kind in list_backbones():
         missing = "" if kind.installed else " (not installed)"
         table.add_row(
-            (kind.reference or kind.name) + missing, kind.dim, "yes" if kind.trainable else "no, frozen", kind.licence, kind.summary
+            (kind.reference or kind.name) + missing,
+            kind.dim,
+            "yes" if kind.trainable else "no, frozen",
+            kind.licence,
+            kind.summary,
         )
     console().print(table)
 

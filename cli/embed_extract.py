@@ -42,7 +42,7 @@ def extract(
     out: Annotated[Path, typer.Option(help="The store: a new folder, or one to go on with.")],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="A trained folder, birdnet, FILE.onnx, hear:MODULE; NAME=... names it. Default: the store's"),
+        typer.Option(help="A trained folder, birdnet, FILE.onnx, ...; NAME=... names it. Default: the store's"),
     ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
