@@ -148,13 +148,8 @@ def list_kinds() -> None:
     table = Table("name", "numbers", "trained by you", "licence", "what it is")
     for kind in list_backbones():
         missing = "" if kind.installed else " (not installed)"
-        table.add_row(
-            (kind.reference or kind.name) + missing,
-            kind.dim,
-            "yes" if kind.trainable else "no, frozen",
-            kind.licence,
-            kind.summary,
-        )
+        trained = "yes" if kind.trainable else "no, frozen"
+        table.add_row((kind.reference or kind.name) + missing, kind.dim, trained, kind.licence, kind.summary)
     console().print(table)
 
 

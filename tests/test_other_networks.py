@@ -290,7 +290,7 @@ def test_a_timm_network_takes_a_file_with_its_classifier_and_refuses_what_there_
     save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, tmp_path / "w.safetensors")
     network = load_backbone(f"timm:test_resnet:{tmp_path / 'w.safetensors'}")
     assert network.fingerprint.digest != load_backbone("timm:test_resnet:none").fingerprint.digest
-    with pytest.raises(InputError, match="Did you mean .*resnet18"):
+    with pytest.raises(InputError, match=r"Did you mean .*resnet18"):
         load_backbone("timm:resnet81")
     with pytest.raises(InputError, match="is not a file"):
         load_backbone("timm:test_resnet:nowhere.safetensors")
