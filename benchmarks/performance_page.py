@@ -41,8 +41,8 @@ HEADS = Page(
     _DOCS / "performance_heads.md",
     "Performance of heads, retrieval and scoring",
     (
-        "Written by `make bench ONLY=heads`; every figure is a ratio of things measured side by side in that one run,",
-        "in processor seconds of one thread each side. Vectors are invented where real ones are too few.",
+        "Written by `make bench ONLY=heads`; every figure is a ratio of things measured side by side in one run, in",
+        "processor seconds of one thread each side (memory apart). Vectors are invented where real ones are too few.",
     ),
     ("numpy", "scikit-learn", "faiss-cpu", "river", "perch-hoplite"),
 )
