@@ -70,7 +70,7 @@ def write_page(page: Page, results: Sequence[Result]) -> None:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {r['name']} | {'' if r['ok'] else '**missed** '}{r['ratio']:.2f} | {r['target']:g} | {r['compared']} |"
+        f"| {r['name']} | {'' if r['ok'] else '**missed** '}{r['ratio']:.2f} | {r['target']:g} | {r['compared'].replace('|', '&#124;')} |"
         for r in results
     ]
     page.path.write_text("\n".join(lines) + "\n", encoding="utf-8")

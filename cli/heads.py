@@ -29,8 +29,10 @@ app = make_app("Fit heads on a store's embeddings, score them honestly, compare 
 @app.command()
 def fit(
     store_path: StoreArgument,
-    head: Annotated[str, typer.Option(help="svm, logistic, mlp, knn, prototypes or online; with --shots several.")],
     out: Annotated[Path, typer.Option(help="Folder of the head, or of the curve.")],
+    head: Annotated[
+        str, typer.Option(help="svm, logistic, mlp, knn, prototypes or online; with --shots several.")
+    ] = "svm",
     split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
     windows: Annotated[str, typer.Option(help="Which windows carry a recording's label: all or loudest.")] = "all",
