@@ -69,8 +69,7 @@ def write_page(page: Page, results: Sequence[Result]) -> None:
         "| what | ratio | target | compared |",
         "|---|---|---|---|",
     ]
-    lines += [
-        f"| {r['name']} | {'' if r['ok'] else '**missed** '}{r['ratio']:.2f} | {r['target']:g} | {r['compared'].replace('|', '&#124;')} |"
-        for r in results
-    ]
+    for r in results:
+        verdict, compared = "" if r["ok"] else "**missed** ", r["compared"].replace("|", "&#124;")
+        lines.append(f"| {r['name']} | {verdict}{r['ratio']:.2f} | {r['target']:g} | {compared} |")
     page.path.write_text("\n".join(lines) + "\n", encoding="utf-8")
