@@ -81,6 +81,8 @@ def curve(store_path, out, **options):
         "settings": [],
         "split": "train",
         "valid_fold": "",
+        "labels": None,
+        "target": "",
         "overwrite": False,
         "json_path": None,
         "dry_run": False,
