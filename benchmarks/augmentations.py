@@ -54,7 +54,7 @@ def pictures() -> list[tuple[str, np.ndarray]]:
         drawn.append((name, front_end(varied)[0, 0].numpy()))
     for name, settings in _PICTURES.items():
         seen = front_end(calls)[:, 0]
-        augment_pictures(seen, torch.eye(2), settings, np.random.default_rng(10))
+        augment_pictures([seen], torch.eye(2), settings, np.random.default_rng(10))
         drawn.append((name, seen[0].numpy()))
     mixing = Mixing("", torch.tensor([1, 0]), torch.tensor([0.6, 0.6]), "convex")
     drawn.append(("mixup as sound, .6 and .4", front_end(mixing.values(calls))[0, 0].numpy()))

@@ -34,7 +34,7 @@ app = make_app("Train the networks that hear recordings, compare recipes, and li
 @app.command()
 def train(
     source: Annotated[Path, typer.Argument(help="A train_metadata.csv, or a folder with a subfolder per label.")],
-    backbone: Annotated[str, typer.Option(help="efficientnet or vggish_bigru.")],
+    backbone: Annotated[str, typer.Option(help="efficientnet, vggish_bigru or fusion.")],
     out: Annotated[Path, typer.Option(help="Folder of the backbone; the same command resumes a killed training.")],
     audio: Annotated[
         Path | None, typer.Option(help="Where a table's audio lies. Default: train_audio beside it.")
@@ -43,6 +43,7 @@ def train(
     weights: Annotated[str, typer.Option(help="First weights: auto (ImageNet; the default), none, or a file.")] = "",
     model: Annotated[str, typer.Option(help="efficientnet: any timm EfficientNet.")] = "",
     width: Annotated[str, typer.Option(help="vggish_bigru: light or original.")] = "",
+    how: Annotated[str, typer.Option(help="fusion: early, deep, gated and others (docs/fusion.md).")] = "",
     recipe: Annotated[
         str, typer.Option(help="default, plain, or a YAML file of training settings (docs/recipes.md lists them).")
     ] = "default",
@@ -84,7 +85,7 @@ def train(
         and not (out / "hashes.arrow").is_file()
     ):
         raise InputError(f"--out {out} holds other files; name an empty or a new folder.")
-    network = _network_settings(backbone, model, width)
+    network = _network_settings(backbone, model, width, how)
     given = {
         "epochs": epochs,
         "min_steps": None if epochs is None else 0,
@@ -284,13 +285,17 @@ def _division(catalogue: Catalogue, seed: int, valid_fold: str, group: str, *, e
     return make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=everything)
 
 
-def _network_settings(backbone: str, model: str, width: str) -> dict[str, Any]:
+def _network_settings(backbone: str, model: str, width: str, how: str) -> dict[str, Any]:
     from embeddings.errors import InputError
 
-    belongs = {"model": ("efficientnet", model), "width": ("vggish_bigru", width)}
-    for option, (kind, value) in belongs.items():
-        if value and backbone != kind:
-            raise InputError(f"--{option} {value} belongs to --backbone {kind}, not to {backbone}.")
+    belongs = {
+        "model": (("efficientnet", "fusion"), model),
+        "width": (("vggish_bigru", "fusion"), width),
+        "how": (("fusion",), how),
+    }
+    for option, (kinds, value) in belongs.items():
+        if value and backbone not in kinds:
+            raise InputError(f"--{option} {value} belongs to --backbone {' or '.join(kinds)}, not to {backbone}.")
     return {option: value for option, (_, value) in belongs.items() if value}
 
 

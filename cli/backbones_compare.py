@@ -73,7 +73,7 @@ def compare(
             found.update({(trial, arm): cell for arm, cell in cells.scores(trial, own).items()})
     results = results_of(experiment, catalogue, found)
     paths = write_results(results, experiment, out, title=title)
-    screen.print(results_table(results, title))
+    screen.print(results_table(results, experiment, title))
     screen.print(f"Results: {', '.join(str(path) for path in paths)}")
     write_summary(json_path, {"out": str(out), "results": [result.to_json() for result in results]})
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from embeddings.splits import Split
     from stage1_backbones.recipe import TrainingSettings
 
-__all__ = ["FUSIONS", "Arm", "Experiment", "Trial", "digest_of", "read_experiment"]
+__all__ = ["AGAINST", "FUSIONS", "Arm", "Experiment", "Trial", "digest_of", "read_experiment"]
 
 POOLS = ("mean", "lme", "max")  # stage2_heads.scoring's, which a dry run need not import
 FUSIONS = ("late", "equal", "early", "unheard")
 PUBLISHED = "published"
+AGAINST = ("first recipe", "first row")
+TRACKS = ("picture", "audio")
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Arm:
 
     fusion  late: a head a block, weights chosen on unheard recordings; equal: the same, all blocks alike; early: one
             head on all blocks side by side; unheard: early, fitted on recordings only that no backbone has heard
+    silenced  a track that hears nothing when the head, fitted with it, is scored
     """
 
     recipe: str
     blocks: tuple[str, ...]
     head: str
     fusion: str = ""
+    silenced: str = ""
 
     @property
     def name(self) -> str:
@@ -66,6 +70,8 @@ class Experiment:
     recipes    name -> kind -> training settings; "all" holds settings for every kind of the recipe, and "start" the
                recipe that they are laid over: default or plain
     blocks     sets of blocks to fit heads on; default: each alone, the trained ones together, all together
+    against    what paired differences are taken from: the first recipe's row of the same blocks, or the first row
+    silenced   tracks (picture, audio), each of which is silenced once where both are heard, to see what it brings
     """
 
     recipes: Mapping[str, Any]
@@ -80,6 +86,8 @@ class Experiment:
     fusions: tuple[str, ...] = ("late",)
     blocks: tuple[Any, ...] = ()
     pool: str = "mean"
+    against: str = AGAINST[0]
+    silenced: tuple[str, ...] = ()
     base: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,6 +97,10 @@ class Experiment:
             raise InputError(f"folds={self.folds!r} must be 2 or more, or {PUBLISHED}.")
         if unknown := [fusion for fusion in self.fusions if fusion not in FUSIONS]:
             raise InputError(f"fusions: {unknown[0]!r} is not known; choose among {', '.join(FUSIONS)}.")
+        if self.against not in AGAINST:
+            raise InputError(f"against={self.against!r} is not known; choose {' or '.join(AGAINST)}.")
+        if unknown := [track for track in self.silenced if track not in TRACKS]:
+            raise InputError(f"silenced: {unknown[0]!r} is not a track; choose among {', '.join(TRACKS)}.")
         if self.pool not in POOLS:
             raise InputError(f"pool={self.pool!r} is not a way to pool windows; choose {', '.join(POOLS)}.")
         if not self.seeds:
@@ -119,7 +131,10 @@ class Experiment:
             raise InputError(f"recipes.{recipe}.{kind}: {error}") from None
 
     def arms(self) -> list[Arm]:
-        """The table's rows, recipe by recipe; frozen blocks alone are in the first recipe's part only."""
+        """The table's rows, recipe by recipe, each followed by itself with a track silenced.
+
+        Frozen blocks alone are in the first recipe's part only.
+        """
         arms: list[Arm] = []
         for recipe in self.recipes:
             trained = self.kinds(recipe)
@@ -135,7 +150,13 @@ class Experiment:
                 fusions = self.fusions if len(blocks) > 1 else ("",)
                 if any(not self.settings(recipe, kind, 0).select_share for kind in trained):
                     fusions = tuple(fusion for fusion in fusions if fusion != "unheard")  # no recording is
-                arms += [Arm(recipe, blocks, head, fusion) for fusion in fusions for head in self.heads]
+                silenced = ("", *self.silenced) if len(_tracks(blocks)) > 1 else ("",)
+                arms += [
+                    Arm(recipe, blocks, head, fusion, track)
+                    for fusion in fusions
+                    for head in self.heads
+                    for track in silenced
+                ]
         return arms
 
     def trials(self, catalogue: Catalogue) -> list[Trial]:
@@ -177,6 +198,13 @@ class Experiment:
         if unknown := [name for name in wanted if name not in names]:
             raise InputError(f"only_folds: there is no fold {unknown[0]}; there are {', '.join(names)}.")
         return wanted
+
+
+def _tracks(blocks: tuple[str, ...]) -> set[str]:
+    """The tracks of what is trained here; a frozen network hears in its own way."""
+    from stage1_backbones.registry import BACKBONES
+
+    return {track for block in blocks if block in BACKBONES for track in BACKBONES[block].tracks}
 
 
 def read_experiment(path: Path) -> Experiment:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cli.experiment import Arm, Experiment, Trial, digest_of
-from embeddings.errors import InputError
+from embeddings.errors import AudioError, InputError
 from embeddings.files import read_json, write_atomically
 
 if TYPE_CHECKING:
-    from embeddings.recordings import Catalogue
+    from embeddings.recordings import Catalogue, Recording
     from embeddings.splits import Split
     from embeddings.store import Store
+    from embeddings.windows import AudioWindow
     from stage2_heads.base import Head
 
 __all__ = ["CellScores", "Cells"]
@@ -27,7 +29,7 @@ class CellScores:
     """Scores of the recordings that a trial held out.
 
     recordings  content hashes;  labels  the classes;  scores : (n, c) float64 in [0, 1)
-    minutes     that the trial's backbones of these blocks took to train
+    minutes     that the trial's backbones of these blocks took to train;  parameters: numbers that they learnt
     weights     of the blocks in a late fusion
     """
 
@@ -35,6 +37,7 @@ class CellScores:
     labels: tuple[str, ...]
     scores: np.ndarray
     minutes: float
+    parameters: int = 0
     weights: tuple[float, ...] = ()
 
 
@@ -66,8 +69,7 @@ class Cells:
             folders = {block: self._backbone(trial, block, split) for block in blocks}
             store = self._store(folders, split)
             for arm in missing:
-                minutes = sum(_minutes(folders[block]) for block in arm.blocks)
-                _write_scores(paths[arm], self._score(arm, store, trial.seed, minutes))
+                _write_scores(paths[arm], self._score(arm, store, trial.seed, folders))
         return {arm: _read_scores(path) for arm, path in paths.items()}
 
     def is_done(self, trial: Trial, arm: Arm) -> bool:
@@ -86,7 +88,7 @@ class Cells:
         # With their values: a later version's defaults may be others.
         head = _new_head(arm, trial.seed)
         fitted = (head.kind, asdict(head.settings), arm.fusion, self._experiment.pool)
-        decided = (made_by, split.to_json(), self._content, *fitted)
+        decided = (made_by, split.to_json(), self._content, *fitted, *([arm.silenced] if arm.silenced else []))
         return self._folder / "scores" / f"{digest_of(*decided)}.arrow"
 
     def _backbone(self, trial: Trial, block: str, split: Split) -> Path:
@@ -139,7 +141,7 @@ class Cells:
             self._say(f"  left out, because they do not decode: {', '.join(summary.quarantined)}")
         return store
 
-    def _score(self, arm: Arm, store: Store, seed: int, minutes: float) -> CellScores:
+    def _score(self, arm: Arm, store: Store, seed: int, folders: Mapping[str, Path]) -> CellScores:
         from stage2_heads.scoring import pool_windows
         from stage2_heads.stored_rows import stored_rows
 
@@ -153,14 +155,46 @@ class Cells:
         head = _new_head(arm, seed).fit(rows)
         asked = store.index.rows_of(sides == "valid")
         places, group = store.index.recordings_of(asked)
-        windows = head.scores(reader.read(asked))
+        if arm.silenced:
+            vectors, group = self._silenced_windows(
+                arm, store, [store.catalogue.recordings[p] for p in places], folders
+            )
+            windows = head.scores(vectors)
+        else:
+            windows = head.scores(reader.read(asked))
         return CellScores(
             recordings=tuple(store.catalogue.recordings[place].recording for place in places),
             labels=head.labels_,
             scores=pool_windows(windows, group, len(places), self._experiment.pool),
-            minutes=minutes,
+            minutes=sum(_minutes(folders[block]) for block in arm.blocks),
+            parameters=sum(_parameters(folders[block]) for block in arm.blocks),
             weights=tuple(float(w) for w in getattr(head, "weights_", ())),
         )
+
+    def _silenced_windows(
+        self, arm: Arm, store: Store, recordings: Sequence[Recording], folders: Mapping[str, Path]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Windows' vectors (n, dim) when the arm's track hears nothing, and the number of each one's recording."""
+        from stage1_backbones.audio import stream_windows
+        from stage1_backbones.hearing import SettlingBackbone
+        from stage1_backbones.registry import load_backbone
+
+        backbones: list[Any] = []
+        for block in arm.blocks:
+            loaded: Any = load_backbone(folders[block], device=self._device)
+            if hasattr(loaded, "network"):
+                loaded.network.silenced = arm.silenced
+            backbones.append(SettlingBackbone(loaded, "auto", None))
+        rates_hz = sorted({backbone.sample_rate_hz for backbone in backbones})
+        vectors, group = [], []
+        for number, recording in enumerate(recordings):
+            windows: list[AudioWindow] = []
+            with suppress(AudioError):  # told when the store was made; windows before the error are there too
+                windows.extend(stream_windows(recording.path, store.plan, rates_hz))
+            heard = {rate: np.stack([window.waveforms[rate] for window in windows]) for rate in rates_hz}
+            vectors.append(np.hstack([b.embed(heard[b.sample_rate_hz]) for b in backbones]))
+            group += [number] * len(windows)
+        return np.concatenate(vectors), np.array(group)
 
 
 def _new_head(arm: Arm, seed: int) -> Head:
@@ -182,12 +216,26 @@ def _minutes(folder: Path) -> float:
     return float(read_json(folder / "summary.json", what="training summary")["minutes"])
 
 
+def _parameters(folder: Path) -> int:
+    """Numbers that a training learnt, without the classifier's; a frozen backbone's name is no folder."""
+    if not (folder / "weights.safetensors").is_file():
+        return 0
+    from stage1_backbones.registry import load_backbone
+
+    network = load_backbone(folder, device="cpu").network  # type: ignore[attr-defined]
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("classifier."))
+
+
 def _write_scores(path: Path, cell: CellScores) -> None:
     import pyarrow as pa
 
     columns: dict[str, Any] = {"recording": list(cell.recordings)}
     columns |= {label: cell.scores[:, i] for i, label in enumerate(cell.labels)}
-    about = {"minutes": str(cell.minutes), "weights": " ".join(str(w) for w in cell.weights)}
+    about = {
+        "minutes": str(cell.minutes),
+        "parameters": str(cell.parameters),
+        "weights": " ".join(str(w) for w in cell.weights),
+    }
     table = pa.table(columns).replace_schema_metadata(about)
 
     def write(temporary: Path) -> None:
@@ -209,5 +257,6 @@ def _read_scores(path: Path) -> CellScores:
         labels=labels,
         scores=np.stack([table.column(label).to_numpy() for label in labels], axis=1),
         minutes=float(about["minutes"]),
+        parameters=int(about.get("parameters", 0)),
         weights=tuple(float(w) for w in about["weights"].split()),
     )

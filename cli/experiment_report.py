@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cli.experiment import Arm, Experiment, Trial
+from cli.experiment import AGAINST, Arm, Experiment, Trial
 from cli.experiment_cells import CellScores
 from cli.figures import figure_words
 from embeddings.errors import InputError
@@ -26,7 +26,7 @@ __all__ = ["METRICS", "ArmResult", "results_of", "results_table", "write_results
 
 METRICS = {"top_1": "top-1", "cmap_present": "cmAP, present", "cmap_padded_5": "cmAP, padded 5", "auroc": "AUROC"}
 PAIRED = ("top_1", "cmap_present")
-_FILES_ONLY = ("cmAP, padded 5", "AUROC", "top-1 - first recipe")  # a terminal is narrower than a page
+_FILES_ONLY = ("cmAP, padded 5", "AUROC", "top-1 - first", "M numbers")  # a terminal is narrower than a page
 _REPLICATES = 2000
 
 
@@ -36,13 +36,16 @@ class ArmResult:
 
     n            recordings scored, each once a seed, by the trial that held it out
     figures      metric -> mean over seeds with a 95 % interval;  by_seed: metric -> a value a seed
-    against      what -> metric -> paired difference: "first" recipe's arm of the same blocks, "best block" alone
+    parameters   that the row's backbones learnt
+    against      what -> metric -> paired difference: "first" recipe's arm of the same blocks or first row, "best block"
+                 alone, and "<track> silenced": what is lost without it, negative when something is
     """
 
     arm: Arm
     n: int
     n_seeds: int
     minutes: float
+    parameters: int = 0
     figures: dict[str, Figure] = field(default_factory=dict)
     by_seed: dict[str, list[float]] = field(default_factory=dict)
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class ArmResult:
             "n": self.n,
             "n_seeds": self.n_seeds,
             "minutes": round(self.minutes, 2),
+            "parameters": self.parameters,
             "figures": {name: figure.to_json() for name, figure in self.figures.items()},
             "by_seed": self.by_seed,
             "against": {
@@ -85,7 +89,7 @@ def results_of(
     complete = {arm: seeds for arm, seeds in by_arm.items() if sum(map(len, seeds.values())) == n_trials}
     results = [_result(arm, complete[arm], catalogue, seed) for arm in experiment.arms() if arm in complete]
     _pair(results, experiment)
-    return results
+    return [result for result in results if not result.arm.silenced]
 
 
 def _result(arm: Arm, seeds: Mapping[int, Sequence[CellScores]], catalogue: Catalogue, seed: int) -> ArmResult:
@@ -115,7 +119,8 @@ def _result(arm: Arm, seeds: Mapping[int, Sequence[CellScores]], catalogue: Cata
             by_seed[name].append(float(metrics[name][0]))
             replicates[name].append(metrics[name][1:])
     minutes = sum(cell.minutes for cells in seeds.values() for cell in cells) / sum(map(len, seeds.values()))
-    result = ArmResult(arm, n, len(seeds), minutes, by_seed=by_seed)
+    parameters = next(iter(seeds.values()))[0].parameters
+    result = ArmResult(arm, n, len(seeds), minutes, parameters, by_seed=by_seed)
     chosen = [cell.weights for cells in seeds.values() for cell in cells if cell.weights]
     if chosen:
         result.weights = tuple(float(w) for w in np.median([np.array(w) / sum(w) for w in chosen], axis=0))
@@ -133,10 +138,14 @@ def _pair(results: list[ArmResult], experiment: Experiment) -> None:
     by_arm = {result.arm: result for result in results}
     for result in results:
         arm = result.arm
-        first = by_arm.get(Arm(first_recipe, arm.blocks, arm.head, arm.fusion))
-        if arm.recipe != first_recipe and first is not None:
+        for track in experiment.silenced:
+            if not arm.silenced and (without := by_arm.get(replace(arm, silenced=track))) is not None:
+                result.against[f"{track} silenced"] = _differences(without, result)
+        compared = replace(arm, recipe=first_recipe) if experiment.against == AGAINST[0] else experiment.arms()[0]
+        first = by_arm.get(compared, result)
+        if first is not result:
             result.against["first"] = _differences(result, first)
-        if len(arm.blocks) > 1:
+        if len(arm.blocks) > 1 and not arm.silenced:
             alone = [
                 found
                 for block in arm.blocks
@@ -162,16 +171,17 @@ def _differences(result: ArmResult, other: ArmResult) -> dict[str, Figure]:
     return found
 
 
-def results_table(results: list[ArmResult], title: str) -> Table:
+def results_table(results: list[ArmResult], experiment: Experiment, title: str) -> Table:
     """The results for a terminal."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption=_caption(results), caption_justify="left")
-    shown = [place for place, heading in enumerate(_headings()) if heading not in _FILES_ONLY]
+    table = Table(title=title, title_justify="left", caption=_caption(results, experiment), caption_justify="left")
+    headings = _headings(experiment)
+    shown = [place for place, heading in enumerate(headings) if not heading.startswith(_FILES_ONLY)]
     for place in shown:
-        table.add_column(_headings()[place], justify="left" if place < 3 else "right")
+        table.add_column(headings[place], justify="left" if place < 3 else "right")
     last = None
-    for row in _rows(results):
+    for row in _rows(results, experiment):
         recipe, row[0] = row[0], "" if row[0] == last else row[0]
         if last not in (None, recipe):
             table.add_section()
@@ -182,27 +192,30 @@ def results_table(results: list[ArmResult], title: str) -> Table:
 
 def write_results(results: list[ArmResult], experiment: Experiment, folder: Path, *, title: str) -> list[Path]:
     """results.csv, results.md, results.json and results.png in `folder`. Returns their paths."""
-    rows = _rows(results)
-    head = "| " + " | ".join(_headings()) + " |\n|" + "---|" * len(_headings()) + "\n"
+    rows, headings = _rows(results, experiment), _headings(experiment)
+    head = "| " + " | ".join(headings) + " |\n|" + "---|" * len(headings) + "\n"
     body = "".join("| " + " | ".join(row) + " |\n" for row in rows)
-    markdown = f"# {title}\n\n{head}{body}\n{_caption(results)}\n"
+    markdown = f"# {title}\n\n{head}{body}\n{_caption(results, experiment)}\n"
     write_atomically(folder / "results.md", lambda path: _write_text(path, markdown))
-    write_atomically(folder / "results.csv", lambda path: _write_csv(path, results))
+    write_atomically(folder / "results.csv", lambda path: _write_csv(path, results, experiment))
     about = {"title": title, "folds": experiment.folds, "seeds": list(experiment.seeds), "pool": experiment.pool}
     write_json(folder / "results.json", {**about, "results": [result.to_json() for result in results]})
     write_atomically(folder / "results.png", lambda path: _draw(path, results, title))
     return [folder / f"results.{ending}" for ending in ("md", "csv", "json", "png")]
 
 
-def _headings() -> list[str]:
+def _headings(experiment: Experiment) -> list[str]:
     return [
         *("recipe", "blocks", "head"),
         *METRICS.values(),
-        *("top-1 - first recipe", "cmAP - first recipe", "cmAP - best block", "min"),
+        *(f"{name} - {experiment.against}" for name in ("top-1", "cmAP")),
+        "cmAP - best block",
+        *(f"cmAP, {track} silenced" for track in experiment.silenced),
+        *("M numbers", "min"),
     ]
 
 
-def _rows(results: list[ArmResult]) -> list[list[str]]:
+def _rows(results: list[ArmResult], experiment: Experiment) -> list[list[str]]:
     rows = []
     for result in results:
         arm, first, best = result.arm, result.against.get("first", {}), result.against.get("best block", {})
@@ -215,20 +228,29 @@ def _rows(results: list[ArmResult]) -> list[list[str]]:
                 figure_words(first.get("top_1"), sign=True),
                 figure_words(first.get("cmap_present"), sign=True),
                 figure_words(best.get("cmap_present"), sign=True),
+                *(
+                    figure_words(result.against.get(f"{track} silenced", {}).get("cmap_present"), sign=True)
+                    for track in experiment.silenced
+                ),
+                f"{result.parameters / 1e6:.2f}" if result.parameters else "",
                 f"{result.minutes:.1f}" if result.minutes else "",
             ]
         )
     return rows
 
 
-def _caption(results: list[ArmResult]) -> str:
+def _caption(results: list[ArmResult], experiment: Experiment) -> str:
     if not results:
         return "No recipe is finished yet."
     n, n_seeds = results[0].n, results[0].n_seeds
+    silenced = (
+        " Silenced: what happens to the cmAP when a track hears silence, head and network having been fitted with both."
+    )
     return (
         f"{n} recordings, each scored by the trial that held it out; mean of {n_seeds} seed{'s' * (n_seeds > 1)}; in "
-        f"brackets 95 % intervals (Bayesian bootstrap over recordings, the same weights in every row). min: minutes to "
-        f"train the row's backbones once."
+        f"brackets 95 % intervals (Bayesian bootstrap over recordings, the same weights in every row). M numbers: "
+        f"millions that the row's backbones learnt, without classifiers; min: minutes to train them once."
+        f"{silenced if experiment.silenced else ''}"
     )
 
 
@@ -236,13 +258,16 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_csv(path: Path, results: list[ArmResult]) -> None:
-    pairs = [(what, name) for what in ("first", "best block") for name in PAIRED]
+def _write_csv(path: Path, results: list[ArmResult], experiment: Experiment) -> None:
+    compared = ("first", "best block", *(f"{track} silenced" for track in experiment.silenced))
+    pairs = [(what, name) for what in compared for name in PAIRED]
     with open(path, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         paired = [f"{name} - {what}{end}" for what, name in pairs for end in ("", " low", " high")]
         figures = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
-        writer.writerow(["recipe", "blocks", "head", "fusion", "n", "seeds", *figures, *paired, "minutes"])
+        writer.writerow(
+            ["recipe", "blocks", "head", "fusion", "n", "seeds", *figures, *paired, "parameters", "minutes"]
+        )
         for result in results:
             found = [result.figures[name] for name in METRICS]
             differences = [result.against.get(what, {}).get(name) for what, name in pairs]
@@ -252,7 +277,7 @@ def _write_csv(path: Path, results: list[ArmResult]) -> None:
                     *(arm.recipe, " + ".join(arm.blocks), arm.head, arm.fusion, result.n, result.n_seeds),
                     *(value for f in found for value in (f.value, f.low, f.high)),
                     *(value for f in differences for value in ((f.value, f.low, f.high) if f else ("", "", ""))),
-                    round(result.minutes, 2),
+                    *(result.parameters, round(result.minutes, 2)),
                 ]
             )
 

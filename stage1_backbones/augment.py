@@ -109,22 +109,26 @@ def augment_waveforms(
 
 
 def augment_pictures(
-    pictures: Tensor, targets: Tensor, settings: AugmentSettings, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Cutmix and masks.
+    pictures: Sequence[Tensor], targets: Tensor, settings: AugmentSettings, rng: np.random.Generator
+) -> Tensor:
+    """Cutmix and masks, drawn on the pictures in place (they may be views of what the network hears).
 
-    pictures : (n, n_mels, n_frames), changed in place (it may be a view of what the network hears)
+    pictures : (n, n_mels, n_frames) each, of the same windows: what is cut or covered is the same stretch of time in
+               all of them; bands of frequencies are drawn for each, and not where there is but one
     targets : (n, n_labels)
-    Returns both, the targets mixed where cutmix mixed.
+    Returns the targets, mixed where cutmix mixed.
     """
-    chosen = _chosen(len(pictures), settings.cutmix_p, rng)
+    n = len(targets)
+    chosen = _chosen(n, settings.cutmix_p, rng)
     if len(chosen):
         targets = cutmix(pictures, targets, chosen, rng)
-    for i in _chosen(len(pictures), settings.time_mask_p, rng):
-        mask_frames(pictures[i], settings.time_mask_share, rng)
-    for i in _chosen(len(pictures), settings.frequency_mask_p, rng):
-        mask_bands(pictures[i], settings.frequency_mask_share, rng)
-    return pictures, targets
+    for i in _chosen(n, settings.time_mask_p, rng):
+        mask_frames([picture[i] for picture in pictures], settings.time_mask_share, rng)
+    for i in _chosen(n, settings.frequency_mask_p, rng):
+        for picture in pictures:
+            if picture.shape[1] > 1:
+                mask_bands(picture[i], settings.frequency_mask_share, rng)
+    return targets
 
 
 def shift_in_time(waveforms: Tensor, rng: np.random.Generator) -> Tensor:
@@ -178,13 +182,15 @@ def add_gain(waveforms: Tensor, gain_db: tuple[float, float], rng: np.random.Gen
     return (waveforms * torch.from_numpy(factors).to(waveforms)).clamp(-1.0, 1.0)
 
 
-def mask_frames(picture: Tensor, most_share: float, rng: np.random.Generator) -> None:
-    """Cover a random stretch of time, at most `most_share` of it, with the picture's mean, in place.
+def mask_frames(pictures: Sequence[Tensor], most_share: float, rng: np.random.Generator) -> None:
+    """Cover a random stretch of time, at most `most_share` of it, with each picture's mean, in place.
 
-    picture : (n_mels, n_frames).  Source: Park et al. 2019, SpecAugment.
+    pictures : (n_mels, n_frames) each, of the same window.  Source: Park et al. 2019, SpecAugment.
     """
-    start, stop = _stretch(picture.shape[1], most_share, rng)
-    picture[:, start:stop] = picture.mean()
+    n_frames = pictures[0].shape[1]
+    start, stop = _stretch(n_frames, most_share, rng)
+    for picture in pictures:
+        picture[:, _same_time(start, stop, n_frames, picture.shape[1])] = picture.mean()
 
 
 def mask_bands(picture: Tensor, most_share: float, rng: np.random.Generator) -> None:
@@ -196,20 +202,22 @@ def mask_bands(picture: Tensor, most_share: float, rng: np.random.Generator) -> 
     picture[start:stop] = picture.mean()
 
 
-def cutmix(pictures: Tensor, targets: Tensor, chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
+def cutmix(pictures: Sequence[Tensor], targets: Tensor, chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Put a stretch of another window of the batch into each chosen one, in place.
 
-    pictures : (n, n_mels, n_frames);  targets : (n, n_labels);  chosen : row numbers
+    pictures : (n, n_mels, n_frames) each, of the same windows;  targets : (n, n_labels);  chosen : row numbers
     The stretch covers all frequencies, so that calls keep their pitch; any share of the time is as likely as another.
     Returns the targets, mixed by shares of time.  Source: Yun et al. 2019, CutMix.
     """
-    n_frames = pictures.shape[2]
-    before, mixed = pictures.clone(), targets.clone()
+    n_frames = pictures[0].shape[2]
+    before, mixed = [picture.clone() for picture in pictures], targets.clone()
     for i in chosen:
-        partner = int(rng.integers(0, len(pictures)))
+        partner = int(rng.integers(0, len(targets)))
         length = round(float(rng.uniform()) * n_frames)
         start = int(rng.integers(0, n_frames - length + 1))
-        pictures[i, :, start : start + length] = before[partner, :, start : start + length]
+        for picture, whole in zip(pictures, before, strict=True):
+            stretch = _same_time(start, start + length, n_frames, picture.shape[2])
+            picture[i, :, stretch] = whole[partner, :, stretch]
         share = length / n_frames
         mixed[i] = (1 - share) * targets[i] + share * targets[partner]
     return mixed
@@ -262,6 +270,11 @@ def _stretch(length: int, most_share: float, rng: np.random.Generator) -> tuple[
     n = max(1, math.floor(float(rng.uniform(0, most_share)) * length))
     start = int(rng.integers(0, length - n + 1))
     return start, start + n
+
+
+def _same_time(start: int, stop: int, n_frames: int, other_frames: int) -> slice:
+    """Frames start..stop of `n_frames`, in a picture that cuts the same time into `other_frames`."""
+    return slice(round(start * other_frames / n_frames), round(stop * other_frames / n_frames))
 
 
 def _chosen(n: int, probability: float, rng: np.random.Generator) -> np.ndarray:

@@ -42,8 +42,7 @@ class BatchMaker:
             mixing = draw_mixing(mixup, len(waveforms), {}, generator)
             waveforms, targets = mixing.values(waveforms), mixing.targets(targets)
         inputs = self._network.inputs(waveforms)
-        _, targets = augment_pictures(self._network.pictures_of(inputs), targets, augment, rng)
-        return inputs, targets
+        return inputs, augment_pictures(self._network.pictures_of(inputs), targets, augment, rng)
 
 
 class TrainingBatches:

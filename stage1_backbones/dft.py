@@ -8,11 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from stage1_backbones.spectrogram import PictureFrontEnd, VggishFrontEnd
+from stage1_backbones.two_tracks import TwoTrackFrontEnd
 
-__all__ = ["DftFrontEnd"]
+__all__ = ["graph_front_end"]
 
 
-class DftFrontEnd(nn.Module):
+def graph_front_end(front_end: nn.Module) -> nn.Module:
+    """What does a front end's work inside a graph: (n, samples) in, what the network's first layer sees out."""
+    if isinstance(front_end, TwoTrackFrontEnd):
+        picture, patches, segment_s, segments = front_end.settings
+        parts = [_DftFrontEnd(picture), _DftFrontEnd(patches) if patches else nn.Identity()]
+        return TwoTrackFrontEnd(picture, patches, segment_s=segment_s, segments=segments, parts=parts)
+    assert isinstance(front_end, PictureFrontEnd | VggishFrontEnd)
+    return _DftFrontEnd(front_end)
+
+
+class _DftFrontEnd(nn.Module):
     """What a front end makes of a waveform, with products and convolutions only.
 
     Slower than the transform, and in float32 throughout; ONNX has no transform that every engine runs.

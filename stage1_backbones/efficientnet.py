@@ -60,6 +60,7 @@ class EfficientNet(TrainableNetwork):
     """
 
     kind = "efficientnet"
+    tracks = ("picture",)
     _mean: torch.Tensor
     _std: torch.Tensor
 
@@ -82,11 +83,18 @@ class EfficientNet(TrainableNetwork):
 
     def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs : (n, 1, n_mels, n_frames) in 0..1.  Returns (n, dim)."""
-        pictures = (inputs - self._mean) / self._std
-        return self.pooling(self.body(pictures.contiguous(memory_format=torch.channels_last)))
+        return self.pooling(self.maps_of(self.coloured(inputs)))
 
-    def pictures_of(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs.squeeze(1)
+    def coloured(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs : (n, 1, n_mels, n_frames) in 0..1.  Returns (n, 3, n_mels, n_frames), as ImageNet's are brought."""
+        return (inputs - self._mean) / self._std
+
+    def maps_of(self, pictures: torch.Tensor) -> torch.Tensor:
+        """pictures : (n, 3, n_mels, n_frames).  Returns the last maps (n, dim, n_mels / 32, n_frames / 32)."""
+        return self.body(pictures.contiguous(memory_format=torch.channels_last))
+
+    def pictures_of(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (inputs.squeeze(1),)
 
     @property
     def stages(self) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embeddings.files import write_atomically, write_json
-from stage1_backbones.dft import DftFrontEnd
+from stage1_backbones.dft import graph_front_end
 from stage1_backbones.engines import COSINES, SCORE_DIFFERENCES, cosines
 from stage1_backbones.onnx_export import OPSET, onnx_of
 from stage1_backbones.trained import TrainedBackbone
@@ -54,7 +54,7 @@ def export_backbone(
     network = backbone.network.eval().to("cpu")
     example = torch.from_numpy(waveforms[:2])
     if from_waveform:
-        graph = onnx_of(network, example, with_logits=True, front_end=DftFrontEnd(network.front_end), dynamic=True)  # type: ignore[arg-type]
+        graph = onnx_of(network, example, with_logits=True, front_end=graph_front_end(network.front_end), dynamic=True)
         inputs = waveforms
     else:
         inputs = network.inputs(torch.from_numpy(waveforms)).numpy()

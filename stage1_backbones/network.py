@@ -47,6 +47,7 @@ class TrainableNetwork(nn.Module):
 
     sample_rate_hz, window_s  what `inputs` expects            dim  length of a window's vector
     output                    how logits become scores: "sigmoid" each by itself, "softmax" together
+    tracks, silenced          the ways in which it hears a window, and one that is made to hear silence, if any
     A subclass sets these, `front_end` and `classifier`, and says how inputs become features.
     """
 
@@ -57,14 +58,19 @@ class TrainableNetwork(nn.Module):
     output: str
     front_end: nn.Module
     classifier: nn.Module
+    tracks: tuple[str, ...]
+    silenced: str = ""
 
     def inputs(self, waveforms: torch.Tensor) -> torch.Tensor:
         """waveforms : (n, window_s * sample_rate_hz) in [-1, 1].  Returns what the first layer sees, n first."""
         with torch.no_grad():
-            return self.front_end(waveforms)
+            return self.front_end(torch.zeros_like(waveforms) if self.silenced in self.tracks else waveforms)
 
-    def pictures_of(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the first layer sees as (n, n_mels, n_frames): a view, so that what is drawn on it is seen."""
+    def pictures_of(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the first layers see, each (n, n_mels, n_frames) of the same time.
+
+        They are views, so that what is drawn on them is seen. A track that hears samples is a picture of one band.
+        """
         raise NotImplementedError
 
     @property

@@ -36,10 +36,12 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {
         "efficientnet": _STRONG,
         "vggish_bigru": {**_MILD, **_LONGER},
+        "fusion": _MILD,
     },
     "plain": {
         "efficientnet": {"ema_decay": 0.0, "loud_crops": 0.0},
         "vggish_bigru": {"ema_decay": 0.0, "loud_crops": 0.0, **_LONGER},
+        "fusion": {"ema_decay": 0.0, "loud_crops": 0.0},
     },
 }
 

@@ -34,6 +34,7 @@ class BackboneKind:
     """A kind of backbone, known without importing it.
 
     packages   what an optional one needs;  reference: how one is named, where the kind's name does not say which
+    tracks     ways in which one that is trained here hears a window, each of which can be silenced
     """
 
     name: str
@@ -44,6 +45,7 @@ class BackboneKind:
     summary: str
     packages: tuple[str, ...] = ()
     reference: str = ""
+    tracks: tuple[str, ...] = ()
 
     @property
     def installed(self) -> bool:
@@ -60,6 +62,7 @@ BACKBONES: dict[str, BackboneKind] = {
             "1280",
             "Apache-2.0",
             "picture track: a timm EfficientNet over a 32 kHz log-mel picture",
+            tracks=("picture",),
         ),
         BackboneKind(
             "vggish_bigru",
@@ -68,6 +71,16 @@ BACKBONES: dict[str, BackboneKind] = {
             "256",
             "Apache-2.0",
             "audio track: VGGish convolutions on 0.96 s patches, then a bidirectional GRU",
+            tracks=("audio",),
+        ),
+        BackboneKind(
+            "fusion",
+            "stage1_backbones.fusion",
+            True,
+            "1280-1664",
+            "Apache-2.0",
+            "both tracks in one network, trained together: early, deep, gated, attention and others",
+            tracks=("picture", "audio"),
         ),
         BackboneKind(
             "birdnet",

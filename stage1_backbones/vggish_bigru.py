@@ -56,6 +56,7 @@ class VggishBigru(TrainableNetwork):
     """
 
     kind = "vggish_bigru"
+    tracks = ("audio",)
 
     def __init__(self, settings: VggishBigruSettings, n_labels: int) -> None:
         super().__init__()
@@ -83,16 +84,20 @@ class VggishBigru(TrainableNetwork):
 
     def features_of(self, inputs: torch.Tensor) -> torch.Tensor:
         """inputs : (n, n_patches, 96, 64) log-mel.  Returns (n, dim)."""
+        return self.states_of(inputs).mean(dim=1)
+
+    def states_of(self, inputs: torch.Tensor) -> torch.Tensor:
+        """inputs : (n, n_patches, 96, 64) log-mel.  Returns the recurrent layer's states (n, n_patches, dim)."""
         n, n_patches = inputs.shape[:2]
         patches = inputs.reshape(n * n_patches, 1, *inputs.shape[2:]).contiguous(memory_format=torch.channels_last)
         maps = torch.relu(self.shrink(self.convolutions(patches)))
         steps = maps.mean(dim=(2, 3)).reshape(n, n_patches, -1)
         states, _ = self.gru(steps)
-        return states.mean(dim=1)
+        return states
 
-    def pictures_of(self, inputs: torch.Tensor) -> torch.Tensor:
+    def pictures_of(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         n, _, _, n_mels = inputs.shape
-        return inputs.view(n, -1, n_mels).transpose(1, 2)
+        return (inputs.view(n, -1, n_mels).transpose(1, 2),)
 
     @property
     def stages(self) -> dict[str, nn.Module]:

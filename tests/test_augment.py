@@ -78,7 +78,7 @@ def test_a_mask_covers_a_stretch_with_the_mean_over_the_whole_other_axis(mask, a
     for seed in range(20):
         before = torch.rand(40, 60, generator=torch.Generator().manual_seed(seed))
         after = before.clone()
-        mask(after, 0.3, rng(seed))
+        mask([after] if mask is augment.mask_frames else after, 0.3, rng(seed))
         changed = (after != before).all(dim=axis)
         covered = int(changed.sum())
         assert 1 <= covered <= 0.3 * len(changed)
@@ -90,7 +90,7 @@ def test_a_mask_covers_a_stretch_with_the_mean_over_the_whole_other_axis(mask, a
 
 def test_cutmix_takes_a_stretch_of_time_and_its_share_of_the_labels():
     pictures = torch.arange(4.0)[:, None, None].repeat(1, 5, 200)
-    targets = augment.cutmix(pictures, torch.eye(4), np.arange(4), rng())
+    targets = augment.cutmix([pictures], torch.eye(4), np.arange(4), rng())
     for i in range(4):
         for j in range(4):
             share = float((pictures[i, 0] == j).float().mean())
@@ -101,7 +101,8 @@ def test_cutmix_takes_a_stretch_of_time_and_its_share_of_the_labels():
 def test_nothing_happens_when_all_is_off_and_the_same_draws_give_the_same_windows():
     clean, pictures, targets = tones(), torch.rand(4, 8, 20), torch.eye(4)
     torch.testing.assert_close(augment_waveforms(clean, AugmentSettings(), RATE_HZ, rng()), clean)
-    same, same_targets = augment_pictures(pictures.clone(), targets, AugmentSettings(), rng())
+    same = pictures.clone()
+    same_targets = augment_pictures([same], targets, AugmentSettings(), rng())
     assert torch.equal(same, pictures)
     assert torch.equal(same_targets, targets)
     busy = AugmentSettings(noise_p=0.5, gain_p=0.5, shift_p=0.5, filter_p=0.5)

@@ -82,11 +82,12 @@ def test_activations_are_mixed_at_the_drawn_stage_and_only_there(kind, stage):
 def test_what_is_drawn_on_a_picture_is_what_the_network_hears(kind):
     network = create_network(kind, {}, 3, "none")
     inputs = network.inputs(torch.randn(2, round(network.window_s * network.sample_rate_hz)) * 0.1)
+    shapes = {"efficientnet": [(128, 313)], "vggish_bigru": [(64, 480)], "fusion": [(128, 313), (64, 480)]}[kind]
     pictures = network.pictures_of(inputs)
-    n_mels, n_frames = {"efficientnet": (128, 313), "vggish_bigru": (64, 480)}[kind]
-    assert pictures.shape == (2, n_mels, n_frames)
-    pictures[1, 5] = 7.0
-    assert int((inputs == 7.0).sum()) == n_frames
+    assert [tuple(picture.shape) for picture in pictures] == [(2, *shape) for shape in shapes]
+    for picture in pictures:
+        picture[1, 5] = 7.0
+    assert int((inputs == 7.0).sum()) == sum(n_frames for _, n_frames in shapes)
     assert not (inputs[0] == 7.0).any()
 
 
