@@ -60,7 +60,9 @@ def train(
     valid_fold: Annotated[str, typer.Option(help="The published fold that validates, or 2/5: fold 2 of 5.")] = "",
     group: Annotated[str, typer.Option(help="With 2/5: recordings with one author (source, ...) stay together.")] = "",
     split: Annotated[str, typer.Option(help="train (8:2 or --valid-fold) or all (everything trains).")] = "train",
-    target: Annotated[str, typer.Option(help="What it learns to tell apart: species, or type (song, call, ...).")] = "",
+    target: Annotated[
+        str, typer.Option(help="What it learns to tell apart: species, type (song, call, ...), or species+type.")
+    ] = "",
     overwrite: Annotated[bool, typer.Option(help="Throw away what --out holds and train anew.")] = False,
     device: DeviceOption = "auto",
     json_path: JsonOption = None,
@@ -93,6 +95,7 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
+        "with_types": True if target == "species+type" else None,
     }
     settings = _training_settings(backbone, network, weights, recipe, setting or [], given)
     # Wrong names, weights and folders are told before any audio is read.
@@ -100,10 +103,13 @@ def train(
     if settings.augment.background_folder:
         read_beds(Path(settings.augment.background_folder), built.sample_rate_hz, built.window_s, most_s=1.0)
     cache = HashCache(None if dry_run else out / "hashes.arrow")
-    catalogue = targeted(read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache), target)
+    catalogue = targeted(
+        read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache), target, both=True
+    )
     division = _division(catalogue, seed, valid_fold, group, everything=split == "all")
     recordings = [r for r in catalogue if division.assignments.get(r.recording) in ("train", "both")]
     n_valid = sum(side == "valid" for side in division.assignments.values())
+    from stage1_backbones.targets import words_of
     from stage1_backbones.training import plan_training, seconds_a_step
 
     plan = plan_training(recordings, settings)
@@ -111,7 +117,7 @@ def train(
     negatives = f" ({n_no_call} without a call)" if n_no_call else ""
     out_console = console()
     out_console.print(
-        f"{backbone}: {len(recordings)} recordings{negatives} of {len(plan.labels)} labels to train on, "
+        f"{backbone}: {len(recordings)} recordings{negatives} of {words_of(plan.labels)} to train on, "
         f"{len(plan.fit)} to fit and {len(plan.select)} kept apart; {n_valid} held out ({division.kind})."
     )
     print_names("To mend", [*catalogue.problems, *(f"{r.path}: {r.reason}" for r in catalogue.rejected)])

@@ -133,9 +133,10 @@ def print_names(heading: str, names: list[str]) -> None:
         out.print(f"  ... and {len(names) - _SHOWN_NAMES} more; --json FILE lists all")
 
 
-def targeted(catalogue: Catalogue, target: str) -> Catalogue:
+def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalogue:
     """The catalogue with what `--target` names for labels; says how every raw value of the `type` column was read.
 
+    both : whether `species+type` may be asked for, which leaves the labels as they are
     Raises InputError for a target that there is not, and when there are no types to take.
     """
     from dataclasses import replace
@@ -145,9 +146,10 @@ def targeted(catalogue: Catalogue, target: str) -> Catalogue:
     from embeddings.call_types import call_types
     from embeddings.errors import InputError
 
-    if target not in ("", "species", "type"):
-        raise InputError(f"--target {target} is not known; choose species or type.")
-    if target != "type":
+    allowed = ["species", "type", *(["species+type"] if both else [])]
+    if target not in ("", *allowed):
+        raise InputError(f"--target {target} is not known; choose {' or '.join(allowed)}.")
+    if target in ("", "species"):
         return catalogue
     found = call_types(catalogue)
 
@@ -160,7 +162,7 @@ def targeted(catalogue: Catalogue, target: str) -> Catalogue:
         f"{found.n_without} recordings say no kind of call and count as unlabelled; {found.n_other} say only what is "
         f"not in the vocabulary, and are labelled `other`."
     )
-    return replace(catalogue, recordings=found.recordings)
+    return replace(catalogue, recordings=found.recordings) if target == "type" else catalogue
 
 
 def write_summary(path: Path | None, summary: dict[str, Any]) -> None:

@@ -6,11 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 
-__all__ = ["KINDS", "OTHER", "CallTypes", "Meaning", "call_types", "meanings_of"]
+__all__ = ["KINDS", "OTHER", "CallTypes", "Meaning", "call_types", "kinds_of", "meanings_of"]
 
 OTHER = "other"
 """The label of recordings whose types are all outside the vocabulary: never one of the kinds, never dropped unseen."""
@@ -96,16 +97,26 @@ def call_types(catalogue: Iterable[Recording]) -> CallTypes:
     meanings = {raw: meanings_of(raw) for raw in counts}
     after, n_without, n_other = [], 0, 0
     for recording in before:
-        said = [meanings[raw] for raw in recording.types]
-        kinds = list(dict.fromkeys(kind for meaning in said for kind in meaning.kinds))
-        if not kinds and any(meaning.unmapped for meaning in said):
-            kinds, n_other = [OTHER], n_other + 1
+        kinds = kinds_of(recording.types)
+        n_other += kinds == (OTHER,)
         n_without += not kinds
-        first, rest = (kinds[0], tuple(kinds[1:])) if kinds else ("", ())
+        first, rest = (kinds[0], kinds[1:]) if kinds else ("", ())
         after.append(replace(recording, primary_label=first, secondary_labels=rest, scientific_name="", common_name=""))
     return CallTypes(tuple(after), dict(counts.most_common()), meanings, n_without, n_other)
 
 
+def kinds_of(types: Iterable[str]) -> tuple[str, ...]:
+    """Kinds of call that raw values say; OTHER when all are outside the vocabulary, () when none says any.
+
+    >>> kinds_of(["song", "Flightcall, male"]), kinds_of(["whirr"]), kinds_of(["female", "uncertain"])
+    (('song', 'flight call'), ('other',), ())
+    """
+    said = [meanings_of(raw) for raw in types]
+    kinds = tuple(dict.fromkeys(kind for meaning in said for kind in meaning.kinds))
+    return kinds or ((OTHER,) if any(meaning.unmapped for meaning in said) else ())
+
+
+@cache
 def meanings_of(raw: str) -> Meaning:
     """Read one raw value: case, spelling, plurals, joined parts, sex and age within it.
 

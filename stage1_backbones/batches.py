@@ -120,6 +120,7 @@ def _recording_weights(targets: np.ndarray, sampling: str) -> np.ndarray | None:
     """
     if sampling == "uniform":
         return None
+    targets = np.nan_to_num(targets)
     labels = np.where(targets.max(axis=1) > 0, targets.argmax(axis=1), targets.shape[1])
     weights = np.bincount(labels)[labels].astype(float) ** (-0.5 if sampling == "inverse_sqrt" else -1.0)
     return weights / weights.sum()

@@ -11,8 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from embeddings.errors import InputError
 
-__all__ = ["LOSSES", "LossKind", "LossSettings", "make_loss", "smoothed"]
+__all__ = ["LOSSES", "LossKind", "LossSettings", "leaving_out_unknown", "make_loss", "smoothed"]
 
+_SURELY_NOT = -50.0  # a logit whose sigmoid is 0 in float32
 _NO_LABEL = 1e-6  # targets that sum to less are those of a window in which nothing calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -89,6 +90,16 @@ def make_loss(settings: LossSettings, class_shares: Tensor) -> Loss:
             logits, targets, pos_weight=weight.to(logits.device)
         )
     return binary_cross_entropy_with_logits
+
+
+def leaving_out_unknown(loss: Loss) -> Loss:
+    """The same loss, to which targets that are NaN bring nothing, nor any gradient; for losses of sigmoids."""
+
+    def known_only(logits: Tensor, targets: Tensor) -> Tensor:
+        unknown = targets.isnan()
+        return loss(logits.masked_fill(unknown, _SURELY_NOT), targets.masked_fill(unknown, 0.0))
+
+    return known_only
 
 
 def smoothed(targets: Tensor, smoothing: float) -> Tensor:

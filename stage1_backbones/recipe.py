@@ -35,6 +35,7 @@ class TrainingSettings:
     loud_crops           share of windows drawn around the recording's loud parts rather than anywhere
     sampling             uniform; inverse_sqrt and balanced draw recordings by their label's count ^ -1/2 and ^ -1
     secondary_weight     target of a secondary label that is among the classes, 0..1
+    with_types           kinds of call are classes too, beside the species, where a recording's table says any
     select_share         part of the training recordings that is never fitted on: curves, calibration and fusion rest
                          on it
     choose               last: the weights at the end; best: those of the epoch with the best cmAP on that part
@@ -61,6 +62,7 @@ class TrainingSettings:
     sampling: str = "uniform"
     loud_crops: float = 0.5
     secondary_weight: float = 1.0
+    with_types: bool = False
     select_share: float = 0.15
     choose: str = "last"
     patience: int = 12
@@ -92,6 +94,11 @@ class TrainingSettings:
             raise InputError(
                 "choose=best needs recordings to choose by, but select_share=0; set one of them otherwise."
             )
+        if self.with_types and self.loss.kind.output == "softmax":
+            raise InputError(
+                f"with_types cannot go with loss.name={self.loss.name}: species and kinds of call do not exclude each "
+                "other. Take bce."
+            )
         object.__setattr__(self, "network", self._network_for_the_loss())
 
     def _network_for_the_loss(self) -> dict[str, Any]:
@@ -113,7 +120,10 @@ class TrainingSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, from which `from_json` makes the same settings."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.with_types:
+            del values["with_types"]  # older trainings, which knew no types, are still told to be the same
+        return values
 
     def n_batches(self, n_recordings: int) -> int:
         """Batches of an epoch: whole ones, but a set smaller than a batch is one."""
@@ -151,9 +161,9 @@ def finished_training(out: Path, settings: TrainingSettings, split: Split) -> Tr
         return None
     stored = read_json(out / "settings.json", what="training settings")
     asked = _plain({**settings.to_json(), "split": split.to_json()})
-    differing = [name for name in asked if stored.get(name) != asked[name]]
+    differing = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
     if differing:
-        named = "; ".join(f"{name}: {stored.get(name)!r} there, {asked[name]!r} asked" for name in differing)
+        named = "; ".join(f"{name}: {stored.get(name)!r} there, {asked.get(name)!r} asked" for name in differing)
         raise InputError(f"{out} holds a training with other settings ({named}). Choose another --out, or --overwrite.")
     if not (out / "backbone.json").is_file():
         return None

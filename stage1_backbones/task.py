@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from stage1_backbones.batches import BatchMaker
-from stage1_backbones.losses import make_loss, smoothed
+from stage1_backbones.losses import leaving_out_unknown, make_loss, smoothed
 from stage1_backbones.mixup import draw_mixing
 from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.recipe import TrainingSettings
@@ -42,7 +42,9 @@ class Task(LightningModule):
         super().__init__()
         self.network = network
         self._settings, self._scorer, self._n_steps, self._maker = settings, scorer, n_steps, maker
-        self._loss = make_loss(settings.loss, torch.from_numpy(fit_targets.mean(axis=0)))
+        self._loss = make_loss(settings.loss, torch.from_numpy(np.nanmean(fit_targets, axis=0)))
+        if settings.with_types:
+            self._loss = leaving_out_unknown(self._loss)
         self._select_targets = select_targets
         self._judged: list[tuple[Tensor, Tensor]] = []
         self._epoch_began = self._step_ended = 0.0

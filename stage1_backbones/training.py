@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from embeddings.contract import Heard
 from embeddings.errors import InputError
 from embeddings.files import write_json
-from embeddings.recordings import Recording, is_no_call
+from embeddings.recordings import Recording
 from embeddings.splits import Split, inner_slice
 from stage1_backbones.batches import BatchMaker, TrainingBatches, TrainingLoader
 from stage1_backbones.crops import Crops, FixedWindows
@@ -28,6 +28,7 @@ from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.recipe import TrainingSettings, TrainingSummary, finished_training
 from stage1_backbones.registry import create_network
 from stage1_backbones.runtime import keep_large_blocks, quiet_lightning
+from stage1_backbones.targets import class_names, n_species, target_matrix
 from stage1_backbones.task import Scorer, Task, seed_torch
 from stage1_backbones.trained import TrainedBackbone
 
@@ -60,17 +61,17 @@ def plan_training(
     kept_apart : content hashes of those to judge by, in place of a share drawn by `select_share`
     Raises InputError when too little is there to train on.
     """
-    labels = tuple(sorted({r.primary_label for r in recordings if not is_no_call(r.primary_label)}))
+    labels = class_names(recordings, with_types=settings.with_types)
     fit, select = list(recordings), list[Recording]()
     if kept_apart is not None:
         fit = [r for r in recordings if r.recording not in kept_apart]
         select = [r for r in recordings if r.recording in kept_apart]
     elif settings.select_share:
         fit, select = inner_slice(recordings, settings.seed, settings.select_share)
-    if len(labels) < 2 or not fit or (settings.select_share and not select):
+    if n_species(labels) < 2 or not fit or (settings.select_share and not select):
         raise InputError(
-            f"{len(recordings)} training recordings of {len(labels)} labels are too few: two labels are needed, and "
-            f"at least one label with two recordings, so that some can be kept apart (select_share=0 keeps none)."
+            f"{len(recordings)} training recordings of {n_species(labels)} labels are too few: two labels are needed, "
+            f"and at least one label with two recordings, so that some can be kept apart (select_share=0 keeps none)."
         )
     n_epochs = settings.n_epochs(len(fit))
     most = 1 if settings.choose == "best" else max(1, n_epochs // _LOOKS)
@@ -122,16 +123,17 @@ def train(
         )
     write_json(out / "settings.json", {**settings.to_json(), "split": split.to_json()})
 
-    fit_targets = _targets(fit.recordings, plan.labels, settings.secondary_weight)
+    fit_targets = target_matrix(fit.recordings, plan.labels, settings.secondary_weight)
+    judged_labels = slice(n_species(plan.labels))  # not every recording kept apart says its kind of call
     on_cpu = device == "cpu"
-    _start_at_base_rates(network, fit_targets.mean(axis=0))
+    _start_at_base_rates(network, np.nanmean(fit_targets, axis=0))
     task = Task(
         network,
         settings,
         fit_targets=fit_targets,
-        select_targets=_targets(select.recordings, plan.labels, 1.0),
+        select_targets=target_matrix(select.recordings, plan.labels, 1.0),
         n_steps=plan.n_steps,
-        scorer=scorer,
+        scorer=lambda truth, scores: scorer(truth[:, judged_labels], scores[:, judged_labels]),
         maker=None if on_cpu else maker,
     )
     history = History(out / "metrics.csv", on_epoch)
@@ -238,18 +240,6 @@ def _start_at_base_rates(network: TrainableNetwork, class_shares: np.ndarray) ->
         shares = torch.from_numpy(class_shares).clamp(1e-3, 0.5)
         with torch.no_grad():
             bias.copy_(torch.log(shares / (1 - shares)))
-
-
-def _targets(recordings: Sequence[Recording], labels: Sequence[str], secondary_weight: float) -> np.ndarray:
-    column = {label: i for i, label in enumerate(labels)}
-    targets = np.zeros((len(recordings), len(labels)), np.float32)
-    for row, recording in zip(targets, recordings, strict=True):
-        for label in recording.secondary_labels:
-            if label in column:
-                row[column[label]] = secondary_weight
-        if recording.primary_label in column:  # a recording without a call is of no class
-            row[column[recording.primary_label]] = 1.0
-    return targets
 
 
 def _heard(fit: Sequence[Recording], select: Sequence[Recording]) -> Heard:

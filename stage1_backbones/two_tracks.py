@@ -78,7 +78,9 @@ class TwoTrackFrontEnd(nn.Module):
         for segment in range(self.segments):
             views.append(self._part(inputs, PICTURE)[:, segment].unflatten(1, self.shapes[PICTURE][1:]))
             audio = self._part(inputs, AUDIO)[:, segment]
-            views.append(audio[:, None] if self._hears_samples else audio.unflatten(1, (-1, self._bands)).transpose(1, 2))
+            views.append(
+                audio[:, None] if self._hears_samples else audio.unflatten(1, (-1, self._bands)).transpose(1, 2)
+            )
         return tuple(views)
 
     def silence(self, inputs: Tensor, name: str) -> Tensor:
