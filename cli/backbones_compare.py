@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import DeviceOption, DryRunOption, JsonOption, console, write_summary
+from cli.common import DeviceOption, DryRunOption, JsonOption, console, targeted, write_summary
 
 if TYPE_CHECKING:
     from cli.experiment import Experiment, Trial
@@ -40,6 +41,7 @@ def compare(
     from cli.experiment import read_experiment
     from cli.experiment_cells import Cells
     from cli.experiment_report import results_of, results_table, write_results
+    from embeddings.call_types import without_rare
     from embeddings.errors import InputError
     from embeddings.identity import HashCache
     from stage1_backbones.trained import resolve_device
@@ -51,10 +53,15 @@ def compare(
         raise InputError(f"--out {out} is a file; name a folder.")
     catalogue = _read_data(experiment, data or file.parent, HashCache(None if dry_run else out / "hashes.arrow"))
     screen = console()
+    judged = catalogue
+    if experiment.target == "type":
+        recordings, _ = without_rare(targeted(catalogue, "type"), experiment.min_recordings)
+        judged = replace(catalogue, recordings=recordings)
     cells = Cells(
         experiment,
         catalogue,
         out,
+        judged=judged,
         device=resolve_device(device),
         say=lambda line: screen.print(line, markup=False, soft_wrap=True),
     )
@@ -71,7 +78,7 @@ def compare(
             own = [arm for arm in own if cells.is_done(trial, arm)]
         if own:
             found.update({(trial, arm): cell for arm, cell in cells.scores(trial, own).items()})
-    results = results_of(experiment, catalogue, found)
+    results = results_of(experiment, judged, found)
     paths = write_results(results, experiment, out, title=title)
     screen.print(results_table(results, experiment, title))
     screen.print(f"Results: {', '.join(str(path) for path in paths)}")
@@ -96,8 +103,6 @@ def _read_data(experiment: Experiment, root: Path, cache: HashCache) -> Catalogu
 
 def _check(experiment: Experiment, catalogue: Catalogue, trials: list[Trial]) -> None:
     """Everything that can be wrong is told before the first training."""
-    from dataclasses import replace
-
     from stage1_backbones.augment import read_beds
     from stage1_backbones.registry import create_network, describe_backbone
     from stage1_backbones.training import plan_training

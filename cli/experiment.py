@@ -66,6 +66,8 @@ class Experiment:
     data       tables in BirdCLEF's layout, relative to `--data` or to the file
     folds      how many, or "published" for the table's own;  group: a column that keeps recordings in one fold
     only_folds  some of them, when all would take too long
+    target     what heads are fitted on and scored by: species, or type (kinds of call; those of fewer than
+               `min_recordings` count as `other`). What a backbone learns is its recipe's: with_types adds the kinds
     frozen     backbones that are taken as they are, such as birdnet
     recipes    name -> kind -> training settings; "all" holds settings for every kind of the recipe, and "start" the
                recipe that they are laid over: default or plain
@@ -81,6 +83,8 @@ class Experiment:
     only_folds: tuple[int, ...] = ()
     group: str = ""
     seeds: tuple[int, ...] = (0,)
+    target: str = "species"
+    min_recordings: int = 6
     frozen: tuple[str, ...] = ()
     heads: tuple[str, ...] = ("svm",)
     fusions: tuple[str, ...] = ("late",)
@@ -97,6 +101,8 @@ class Experiment:
             raise InputError(f"folds={self.folds!r} must be 2 or more, or {PUBLISHED}.")
         if unknown := [fusion for fusion in self.fusions if fusion not in FUSIONS]:
             raise InputError(f"fusions: {unknown[0]!r} is not known; choose among {', '.join(FUSIONS)}.")
+        if self.target not in ("species", "type"):
+            raise InputError(f"target={self.target!r} is not known; choose species or type.")
         if self.against not in AGAINST:
             raise InputError(f"against={self.against!r} is not known; choose {' or '.join(AGAINST)}.")
         if unknown := [track for track in self.silenced if track not in TRACKS]:

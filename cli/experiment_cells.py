@@ -53,12 +53,16 @@ class Cells:
         catalogue: Catalogue,
         folder: Path,
         *,
+        judged: Catalogue | None = None,
         device: str = "cpu",
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """judged : the catalogue with the labels that heads are fitted on and scored by, where they are others"""
+        judged = judged or catalogue
+        self._judged = judged
         self._experiment, self._catalogue, self._folder = experiment, catalogue, folder
         self._device, self._say = device, say
-        self._content = digest_of(sorted((r.recording, r.labels) for r in catalogue))
+        self._content = digest_of(sorted((r.recording, r.labels) for r in judged))
 
     def scores(self, trial: Trial, arms: list[Arm]) -> dict[Arm, CellScores]:
         """Scores of a trial's arms; trains, extracts and fits what is missing."""
@@ -133,7 +137,7 @@ class Cells:
         else:
             plan = WindowPlan(backbones[0].window_s, backbones[0].window_s, "shift")
             store = Store.create(path, backbones, plan, dtype="float16", split=split, link=True)
-        catalogue = self._catalogue.with_splits(split.assignments)
+        catalogue = self._judged.with_splits(split.assignments)
         summary = extract(catalogue, backbones, store, stream_windows, link_backbones=True)
         if summary.interrupted:
             raise KeyboardInterrupt  # what is missing must not be scored as if it were not there

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from cli.figures import figure_words
 if TYPE_CHECKING:
     import numpy as np
 
-    from embeddings.recordings import Catalogue, Recording
+    from embeddings.recordings import Recording
     from stage1_backbones.recipe import TrainingSettings
     from stage2_heads.score_report import Figure
 
@@ -55,6 +54,7 @@ def ablate_types(
     """Train on call types with softmax; score each epoch for every top K and threshold, before and after cutting."""
     import numpy as np
 
+    from embeddings.call_types import without_rare
     from embeddings.catalogue_sources import read_catalogue
     from embeddings.errors import InputError
     from embeddings.identity import HashCache
@@ -75,11 +75,11 @@ def ablate_types(
     given = {"epochs": epochs, "min_steps": 0, "loss": {"name": "softmax"}, "choose": "last", "seed": seed}
     settings = TrainingSettings.from_json(merged(recipe_of(backbone), given, parse_assignments(setting or [])))
     read = read_catalogue(source, audio=audio, label_folders=False, cache=HashCache(out / "hashes.arrow"))
-    catalogue, rare = _without_rare(targeted(read, "type"), min_recordings)
+    recordings, rare = without_rare(targeted(read, "type").recordings, min_recordings)
     if rare:
         console().print(f"Counted as `other`, fewer than {min_recordings} recordings: {', '.join(rare)}.")
-    judged = [_judge(catalogue, settings, out, folds, fold, device) for fold in range(1, folds + 1)]
-    labels = sorted({r.primary_label for r in catalogue})
+    judged = [_judge(recordings, settings, out, folds, fold, device) for fold in range(1, folds + 1)]
+    labels = sorted({r.primary_label for r in recordings})
     truth = np.concatenate([t for t, _ in judged])
     scores = np.concatenate([s for _, s in judged], axis=1)
     cells = cells_of(truth, scores, keep, cut, seed)
@@ -160,24 +160,8 @@ def cells_of(
     ]
 
 
-def _without_rare(catalogue: Catalogue, least: int) -> tuple[Catalogue, list[str]]:
-    """Types of too few recordings as `other`; recordings that are then too few of `other` are left out."""
-    from embeddings.call_types import OTHER
-
-    counts = Counter(r.primary_label for r in catalogue if r.primary_label)
-    rare = sorted(label for label, n in counts.items() if n < least and label != OTHER)
-    kept: list[Recording] = []
-    for r in catalogue:
-        labels = list(dict.fromkeys(OTHER if label in rare else label for label in r.labels))
-        if labels:
-            kept.append(replace(r, primary_label=labels[0], secondary_labels=tuple(labels[1:])))
-    if sum(r.primary_label == OTHER for r in kept) < least:
-        kept = [r for r in kept if r.primary_label != OTHER]
-    return replace(catalogue, recordings=tuple(kept)), rare
-
-
 def _judge(
-    catalogue: Catalogue, settings: TrainingSettings, out: Path, folds: int, fold: int, device: str
+    recordings: Sequence[Recording], settings: TrainingSettings, out: Path, folds: int, fold: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Truth (n, c) of a fold's recordings, and their scores after each epoch (epochs, n, c)."""
     import numpy as np
@@ -189,7 +173,7 @@ def _judge(
     from stage1_backbones.training import train
     from stage2_heads.metrics import present_cmap
 
-    split = k_fold_split(catalogue.recordings, folds=folds, fold=fold, seed=settings.seed)
+    split = k_fold_split(recordings, folds=folds, fold=fold, seed=settings.seed)
     path = out / f"fold-{fold}-{digest_of(settings.to_json(), split.to_json())}.safetensors"
     if not path.is_file():
         seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -202,7 +186,7 @@ def _judge(
         shutil.rmtree(folder, ignore_errors=True)  # one that was cut short has not remembered its first epochs
         held_out = {recording for recording, side in split.assignments.items() if side == "valid"}
         summary = train(
-            catalogue.recordings,
+            recordings,
             settings,
             folder,
             split=split,

@@ -11,7 +11,7 @@ from functools import cache
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 
-__all__ = ["KINDS", "OTHER", "CallTypes", "Meaning", "call_types", "kinds_of", "meanings_of"]
+__all__ = ["KINDS", "OTHER", "CallTypes", "Meaning", "call_types", "kinds_of", "meanings_of", "without_rare"]
 
 OTHER = "other"
 """The label of recordings whose types are all outside the vocabulary: never one of the kinds, never dropped unseen."""
@@ -103,6 +103,24 @@ def call_types(catalogue: Iterable[Recording]) -> CallTypes:
         first, rest = (kinds[0], kinds[1:]) if kinds else ("", ())
         after.append(replace(recording, primary_label=first, secondary_labels=rest, scientific_name="", common_name=""))
     return CallTypes(tuple(after), dict(counts.most_common()), meanings, n_without, n_other)
+
+
+def without_rare(recordings: Iterable[Recording], least: int) -> tuple[tuple[Recording, ...], list[str]]:
+    """Kinds of fewer than `least` recordings as OTHER, and these left out where even they are too few.
+
+    recordings : labelled by `call_types`; those without a kind are left out
+    Returns the recordings, and which kinds were rare.
+    """
+    labelled = [r for r in recordings if r.primary_label]
+    counts = Counter(r.primary_label for r in labelled)
+    rare = sorted(label for label, n in counts.items() if n < least and label != OTHER)
+    kept = []
+    for r in labelled:
+        first, *rest = dict.fromkeys(OTHER if label in rare else label for label in r.labels)
+        kept.append(replace(r, primary_label=first, secondary_labels=tuple(rest)))
+    if sum(r.primary_label == OTHER for r in kept) < least:
+        kept = [r for r in kept if r.primary_label != OTHER]
+    return tuple(kept), rare
 
 
 def kinds_of(types: Iterable[str]) -> tuple[str, ...]:

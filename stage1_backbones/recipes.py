@@ -36,7 +36,7 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {
         "efficientnet": _STRONG,
         "vggish_bigru": {**_MILD, **_LONGER},
-        "fusion": _MILD,
+        "fusion": _STRONG,
     },
     "plain": {
         "efficientnet": {"ema_decay": 0.0, "loud_crops": 0.0},

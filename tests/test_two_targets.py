@@ -122,3 +122,28 @@ def test_one_training_learns_both_and_goes_by_its_settings(typed_table, tmp_path
     untyped.write_text(typed_table.read_text().replace("secondary_labels,type", "secondary_labels,kind"))
     with pytest.raises(InputError, match="`type` column"):
         run("--target", "species+type", "--overwrite")
+
+
+@pytest.mark.slow
+def test_heads_of_either_target_are_compared_on_backbones_that_learnt_one_or_both(typed_table, tmp_path):
+    import yaml
+
+    small = {"epochs": 1, "min_steps": 0, "crops_per_recording": 1, "batch_size": 8}
+    values = {
+        "data": [str(typed_table)],
+        "folds": 2,
+        "base": {"vggish_bigru": small},
+        "recipes": {"species": {"vggish_bigru": None}, "both": {"vggish_bigru": {"with_types": True}}},
+    }
+    n_judged = {"species": 24, "type": 16}  # every third recording says no kind of call
+    for target, n in n_judged.items():
+        path = tmp_path / f"{target}.yaml"
+        path.write_text(yaml.safe_dump({**values, "target": target}, sort_keys=False))
+        done = CliRunner().invoke(app, ["compare", str(path), "--out", str(tmp_path / "out")], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+        assert [(r["recipe"], r["n"]) for r in results] == [("species", n), ("both", n)]
+        assert ("trained in" in done.output) == (target == "species")
+    path.write_text(yaml.safe_dump({**values, "target": "age"}))
+    with pytest.raises(InputError, match="choose species or type"):
+        CliRunner().invoke(app, ["compare", str(path), "--out", str(tmp_path / "out")], catch_exceptions=False)
