@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from embeddings.splits import Split
     from embeddings.store import Store
 
-__all__ = ["extract", "register"]
+__all__ = ["Extracted", "extract", "extract_into", "register"]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +68,68 @@ def extract(
     dry_run: DryRunOption = False,
 ) -> None:
     """Embed every window of every recording. Run it again after a crash: it goes on where it stopped."""
+    done = extract_into(
+        *(source, out),
+        backbone=backbone,
+        audio=audio,
+        label_folders=label_folders,
+        hop_s=hop_s,
+        last=last,
+        dtype=dtype,
+        engine=engine,
+        workers=workers,
+        seal_s=seal_s,
+        seed=seed,
+        valid_fold=valid_fold,
+        mix_splits=mix_splits,
+        link_backbones=link_backbones,
+        retry_quarantined=retry_quarantined,
+        rehash=rehash,
+        device=device,
+        dry_run=dry_run,
+    )
+    if done is None:
+        return
+    summary = done.summary
+    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
+    if summary.interrupted:
+        raise typer.Exit(130)
+    if summary.quarantined or summary.incomplete:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What came of it. recordings : content hashes of those that the source names, embedded now or before"""
+
+    summary: ExtractionSummary
+    store: Store
+    recordings: frozenset[str]
+
+
+def extract_into(
+    source: Path,
+    out: Path,
+    *,
+    backbone: list[str] | None = None,
+    audio: Path | None = None,
+    label_folders: bool = False,
+    hop_s: float | None = None,
+    last: str | None = None,
+    dtype: str = "float16",
+    engine: str = "auto",
+    workers: int | None = None,
+    seal_s: float = 60.0,
+    seed: int | None = None,
+    valid_fold: str = "",
+    mix_splits: bool = False,
+    link_backbones: bool = False,
+    retry_quarantined: bool = False,
+    rehash: bool = False,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> Extracted | None:
+    """`embed extract` for other commands, with its options; says what it did. None after a dry run."""
     from contextlib import closing
     from itertools import chain
 
@@ -104,13 +167,15 @@ def extract(
             f"{', '.join(b.name for b in sources)} into {out}, a window every {plan.hop_s:g} s."
         )
         print_names("To mend", list(catalogue.problems))
-        return
+        return None
     if store is None:
         store = Store.create(out, sources, plan, dtype=dtype, split=split, link=link_backbones)
     summary: ExtractionSummary | None = None
+    asked: set[str] = set()
     ahead = closing(_read_ahead(chain([catalogue], parts), cache))
     with ahead as identified, progress("embedding", n_files, "windows") as advance:
         for part in identified:
+            asked |= {r.recording for r in part}
             crew = _crew(store, references, workers, device, engine, len(part))
             done = run_extraction(
                 _with_recorder_notes(part.with_splits(sides), store),
@@ -131,11 +196,7 @@ def extract(
                 break
     assert summary is not None
     _print_extraction(summary, store)
-    write_summary(json_path, {**vars(summary), "windows_per_s": summary.windows_per_s})
-    if summary.interrupted:
-        raise typer.Exit(130)
-    if summary.quarantined or summary.incomplete:
-        raise typer.Exit(1)
+    return Extracted(summary, store, frozenset(asked))
 
 
 def _print_extraction(summary: ExtractionSummary, store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import heads_combine, heads_scoring, heads_tune, heads_update
+from cli import heads_combine, heads_predict, heads_scoring, heads_tune, heads_update
 from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, run, write_summary
 from cli.heads_common import (
     FoldOption,
@@ -48,6 +48,9 @@ def fit(
     labels: LabelsOption = None,
     target: TargetOption = "",
     seed: SeedOption = 0,
+    with_backbones: Annotated[
+        bool, typer.Option(help="Copy the backbones into the head: `heads predict` then needs nothing else.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace even a head of another kind or other blocks.")] = False,
     shots: Annotated[
         str, typer.Option(help="Draw a learning curve instead: recordings of each class to fit on, as 1,2,4,8,all.")
@@ -85,7 +88,9 @@ def fit(
 
     import numpy as np
 
+    from cli.head_backbones import copy_backbones
     from stage2_heads.fused import FusedHead
+    from stage2_heads.head_files import BACKBONES
     from stage2_heads.stored_rows import stored_rows
 
     store = open_store(store_path, labels, target)
@@ -122,6 +127,8 @@ def fit(
         weighed = "\nBlocks weigh " + ", ".join(f"{n} {w:.2f}" for n, w in zip(names, shares, strict=True))
         weighed += f" ({fitted.weighed_on_})."
     fitted.save(out)
+    if with_backbones or (out / BACKBONES).is_dir():
+        copy_backbones(store, names, out)
     seconds = time.monotonic() - began
     calibrated = f" Scores calibrated on {fitted.calibrated_on_}." if fitted.calibrated_on_ else ""
     told = "".join(f"\n{name}: {fact_words(value)}" for name, value in fitted.facts().items())
@@ -168,7 +175,7 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     console().print(table)
 
 
-for module in (heads_scoring, heads_tune, heads_update, heads_combine):
+for module in (heads_scoring, heads_predict, heads_tune, heads_update, heads_combine):
     module.register(app)
 
 

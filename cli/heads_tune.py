@@ -72,6 +72,7 @@ def tune(
     dry_run: DryRunOption = False,
 ) -> None:
     """Calibrate a head class by class, choose its thresholds, and keep both in the head."""
+    from cli.head_backbones import carry_backbones
     from cli.heads_common import blocks_in, require_free_or_refit, share_progress
     from embeddings.errors import InputError
     from stage2_heads.heads import load_head
@@ -117,6 +118,7 @@ def tune(
         "min_recordings": min_recordings,
     }
     head.save(place)
+    carry_backbones(head_path, place)
     screen = console()
     screen.print(_table(report, f"Tuned {head_path} on {store_path}: {report.tuning.calibrated_on}"))
     if per_class:

@@ -46,6 +46,7 @@ def update(
     ] = False,
 ) -> None:
     """Teach a fitted head more recordings. They count as heard from then on, and are never scored."""
+    from cli.head_backbones import carry_backbones
     from embeddings.errors import InputError
     from stage2_heads.heads import load_head
 
@@ -61,6 +62,8 @@ def update(
         summary = _learn_stream(head, target, dry_run)
     else:
         summary = _learn_store(head, head_path, store_path, labels, split, seed, target, dry_run)
+    if target.is_dir():
+        carry_backbones(head_path, target)
     write_summary(json_path, {"head": str(target), "kind": head.kind, "saved": not dry_run, **summary})
     if summary.get("n_errors") or summary.get("problems"):
         raise typer.Exit(1)

@@ -155,7 +155,10 @@ class Head(ABC):
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Probabilities, float64 (n, c), finite, in [0, 1). Arguments and errors as for `decision`."""
-        decisions = self.decision(X)
+        return self.scores_of(self.decision(X))
+
+    def scores_of(self, decisions: np.ndarray) -> np.ndarray:
+        """What `scores` makes of decisions, (n, c)."""
         if self.tuning_ is None:
             return self.fitted_scores(decisions)
         return self.tuning_.calibrator.apply(self.odds(decisions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from stage2_heads.base import Head
 from stage2_heads.calibration import Calibration
 from stage2_heads.tuned import Tuning
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
+__all__ = ["BACKBONES", "FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
 
 FORMAT = "cisticola-head"
 FORMAT_VERSION = 2
 _UNTUNED_VERSION = 1  # written where nothing was tuned: versions of Cisticola that know no tuning read it right
 _DESCRIPTION, _WEIGHTS, _HEARD, _MEMBERS = "head.json", "head.safetensors", "heard.json", "members"
+BACKBONES = "backbones"  # copies of those that made its blocks, where a head is to stand alone
 
 
 def write_head(head: Head, folder: Path) -> None:
@@ -36,6 +38,8 @@ def write_head(head: Head, folder: Path) -> None:
         save_file({**head._arrays(), **tuned}, str(temporary / _WEIGHTS))
         tuned_on = {"tuned_on": sorted(head.tuned_on_)} if head.tuned_on_ else {}
         write_json(temporary / _HEARD, {**head.heard_.to_json(), **tuned_on})
+        if (folder / BACKBONES).is_dir():
+            shutil.copytree(folder / BACKBONES, temporary / BACKBONES)
         for i, member in enumerate(head.members_):
             write_head(member, temporary / _MEMBERS / str(i))
         write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))

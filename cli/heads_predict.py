@@ -1,0 +1,255 @@
+"""`heads predict`: what sang, when, in files that other tools open."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import DeviceOption, DryRunOption, JsonOption, console, progress, write_summary
+from cli.head_backbones import backbones_of
+from cli.heads_common import blocks_in
+
+if TYPE_CHECKING:
+    from embeddings.store import Store
+    from stage2_heads.base import Head
+    from stage2_heads.prediction_files import Provenance
+
+__all__ = ["predict", "register"]
+
+_CARD = "predictions.json"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `heads`."""
+    app.command()(predict)
+
+
+def predict(
+    head_path: Annotated[Path, typer.Argument(metavar="HEAD", help="A head made by `heads fit`.")],
+    audio: Annotated[
+        list[str], typer.Argument(metavar="AUDIO...", help="Files, folders, patterns, one table or list, or one store.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the predictions, and of the vectors they were made of.")],
+    formats: Annotated[
+        str, typer.Option("--format", help="csv, parquet, jsonl, raven, audacity, separated by commas, or all.")
+    ] = "csv",
+    sample_submission: Annotated[
+        Path | None, typer.Option(help="BirdCLEF's: also write submission.csv, with its rows and columns.")
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option(help="Submission: score of species and recordings that cannot be scored.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest score of a detection. Default: the head's tuned ones, or 0.5.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="At most so many species a window.")] = None,
+    species: Annotated[str, typer.Option(help="Only these, separated by commas, or a file with a name a line.")] = "",
+    hop_s: Annotated[float | None, typer.Option(help="Seconds from window to window. Default 5.")] = None,
+    backbone: Annotated[
+        list[str] | None, typer.Option(help="Where the backbones lie, if neither the head nor its store has them.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Keep the vectors in this store, new or begun. Default: OUT/store.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="As for `embed extract`.")] = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes that embed. Default: one a core.")] = None,
+    device: DeviceOption = "auto",
+    json_path: JsonOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Say what sang when. Run it again after a crash, or on more audio: what was heard is not heard again."""
+    from cli.embed_extract import extract_into
+    from embeddings.errors import InputError
+    from embeddings.store import Store
+    from stage2_heads.heads import load_head
+    from stage2_heads.predict import detecting_of
+    from stage2_heads.prediction_files import FORMATS
+    from stage2_heads.submission import read_sample
+
+    head = load_head(head_path)
+    wanted = list(FORMATS) if formats == "all" else [name.strip() for name in formats.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in FORMATS]:
+        raise InputError(f"--format {unknown[0]} is not known; choose among {', '.join(FORMATS)}, or all.")
+    detecting = detecting_of(head, threshold=threshold, top_k=top_k, species=_species(species))
+    sample = read_sample(sample_submission) if sample_submission is not None else None
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder.")
+    stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
+    quarantined: dict[str, str] = {}
+    recordings: frozenset[str] | None = None
+    if stored is not None:
+        if hop_s is not None or backbone or store is not None:
+            raise InputError(f"{stored} is a store: its windows are there; leave out --hop-s, --backbone and --store.")
+        opened = Store(stored)
+        blocks_in(head, head_path, opened)
+        if dry_run:
+            console().print(f"Would score {opened.n_rows} windows of {stored} for {detecting.words}.")
+            return
+    else:
+        named = backbones_of(head, head_path, backbone or [])
+        place = store or out / "store"
+        done = extract_into(
+            _source(audio, out, dry_run=dry_run),
+            place,
+            backbone=named,
+            hop_s=hop_s,
+            engine=engine,
+            workers=workers,
+            device=device,
+            dry_run=dry_run,
+        )
+        if done is None:
+            console().print(f"Would then score their windows for {detecting.words}.")
+            return
+        if done.summary.interrupted:
+            raise typer.Exit(130)
+        opened, recordings, quarantined = done.store, done.recordings, done.summary.quarantined
+    summary = _write(head, head_path, opened, recordings, out, wanted, detecting, sample, fill)
+    summary["quarantined"] = quarantined
+    write_summary(json_path, summary)
+    if quarantined:
+        raise typer.Exit(1)
+
+
+def _write(
+    head: Head,
+    head_path: Path,
+    store: Store,
+    recordings: frozenset[str] | None,
+    out: Path,
+    formats: list[str],
+    detecting: Any,
+    sample: Any,
+    fill: float | None,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from embeddings.files import write_json
+    from stage2_heads.predict import predict as run_head
+    from stage2_heads.prediction_files import open_writers, stretches
+    from stage2_heads.submission import score_sample, write_submission
+
+    names = blocks_in(head, head_path, store)
+    reader = store.reader(names)
+    catalogue = store.catalogue.recordings
+    wanted = np.array([recordings is None or r.recording in recordings for r in catalogue], bool)
+    rows = store.index.rows_of(wanted)
+    about = _provenance(head, head_path, store, names, detecting)
+    found = np.zeros(len(head.labels_), np.int64)
+    with open_writers(formats, out, about) as writers, progress("predicting", len(rows), "windows") as advance:
+        batches = run_head(head, reader, rows, detecting)
+        for stretch in stretches(batches, store.rows, store.place_of_row, catalogue):
+            for writer in writers:
+                writer.write(stretch)
+            found += stretch.found.sum(axis=0)
+            advance(len(stretch.start_s))
+    paths = [str(writer.path) for writer in writers]
+    if sample is not None:
+        scores = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
+        write_submission(out / "submission.csv", sample, scores)
+        paths.append(str(out / "submission.csv"))
+    card = {
+        "head": about.head,
+        "blocks": about.blocks,
+        "version": about.version,
+        "calibrated_on": head.calibrated_on_,
+        "detections": detecting.words,
+        "windows": asdict(store.plan),
+        "n_windows": len(rows),
+        "n_recordings": len(store.index.recordings_of(rows)[0]),
+        "n_detections": int(found.sum()),
+        "by_species": {head.labels_[i]: int(found[i]) for i in np.argsort(-found, kind="stable") if found[i]},
+        "store": str(store.path.resolve()),
+        "files": paths,
+    }
+    write_json(out / _CARD, card)
+    _print_summary(card, head)
+    return card
+
+
+def _print_summary(card: dict[str, Any], head: Head) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table("species", "name", "windows", title="Most often detected", title_justify="left")
+    for label, n in list(card["by_species"].items())[:10]:
+        scientific, common = head.names_.get(label, ("", ""))
+        table.add_row(label, common or scientific, str(n))
+    if card["by_species"]:
+        out.print(table)
+    out.print(
+        f"{card['n_detections']} detections ({card['detections']}) in {card['n_windows']} windows of "
+        f"{card['n_recordings']} recordings."
+    )
+    out.print(f"Written: {', '.join(card['files'])}, and {_CARD} that says how.", soft_wrap=True)
+
+
+def _provenance(head: Head, head_path: Path, store: Store, names: list[str], detecting: Any) -> Provenance:
+    from importlib.metadata import version
+
+    from embeddings.files import read_json
+    from stage2_heads.prediction_files import Provenance
+
+    digest = hashlib.sha256((head_path / "head.json").read_bytes()).hexdigest()[:12]
+    folders = [store.backbone_path(store.blocks[name]) for name in names]
+    described = [read_json(folder / "backbone.json", what="backbone description") for folder in folders]
+    return Provenance(
+        head=f"{head_path.name}@{digest}",
+        blocks="+".join(f"{name}@{fingerprint.digest[:12]}" for name, fingerprint in head.blocks_),
+        version=version("cisticola"),
+        labels=head.labels_,
+        names=head.names_,
+        thresholds=detecting.thresholds,
+        high_hz=max(float(one["sample_rate_hz"]) for one in described) / 2,
+    )
+
+
+def _species(text: str) -> list[str]:
+    path = Path(text)
+    if text and path.is_file():
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _source(audio: list[str], out: Path, *, dry_run: bool) -> Path:
+    """What `embed extract` is to read: the one thing named, or a list of all the files that several name."""
+    import glob
+
+    from embeddings.catalogue_sources import AUDIO_SUFFIXES
+    from embeddings.errors import InputError
+    from embeddings.files import write_atomically
+
+    files: list[Path] = []
+    for text in audio:
+        path = Path(text)
+        found = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+        if not found:
+            raise InputError(f"{text} is neither a file, a folder, nor a pattern that something fits.")
+        if len(audio) == 1 and found == [path]:
+            return path
+        for one in found:
+            if one.is_dir() and (one / "store.json").is_file():
+                raise InputError(f"{one} is a store; predict on it alone.")
+            if one.is_dir():
+                files += sorted(p for p in one.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            elif one.suffix.lower() in (".csv", ".txt"):
+                raise InputError(f"{one} is a table or a list; predict on it alone.")
+            else:
+                files.append(one)
+    lines = "".join(f"{path.resolve()}\n" for path in dict.fromkeys(files))
+    listing = out / "recordings.txt"
+    if dry_run:
+        import tempfile
+
+        listing = Path(tempfile.mkdtemp(prefix="cisticola-")) / "recordings.txt"
+    write_atomically(listing, lambda temporary: _write_text(temporary, lines))
+    return listing
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
