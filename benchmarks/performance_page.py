@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.timing import Result
 
-__all__ = ["EXTRACTION", "HEADS", "write_page"]
+__all__ = ["EXTRACTION", "FIELD", "HEADS", "write_page"]
 
 _DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -45,6 +45,12 @@ HEADS = Page(
         "processor seconds of one thread each side (memory apart). Vectors are invented where real ones are too few.",
     ),
     ("numpy", "scikit-learn", "faiss-cpu", "river", "perch-hoplite"),
+)
+FIELD = Page(
+    _DOCS / "performance_field.md",
+    "Performance in the field",
+    ("Written by `make bench ONLY=field`: whole commands as a user types them, clock seconds, medians of three.",),
+    ("torch", "timm", "openvino", "onnxruntime", "numpy", "scikit-learn", "pyarrow"),
 )
 
 
