@@ -87,7 +87,7 @@ def _memory(folder: Path, head: Path) -> Result:
         done = run_measured(["heads", "predict", str(head), str(audio), "--out", str(folder / f"m{name}")])
         peaks.append(done.peak_bytes)
     what = (
-        f"peak memory of predicting on one hour with one file of 24 h ({peaks[0] >> 20} and {peaks[1] >> 20} MB, parent "
+        f"peak memory of predicting on an hour with a file of 24 h ({peaks[0] >> 20} and {peaks[1] >> 20} MB, parent "
         "and workers)"
     )
     return compared("memory, an hour and a day", float(peaks[0]), float(peaks[1]), 0.9, what)
