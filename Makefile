@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DATA ?=
 ONLY ?=
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint docs bench clean
 
 install: $(STAMP)
 
@@ -30,6 +30,9 @@ lint: install
 test: lint
 	$(BIN)/python -m pytest -n 2
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
 # perch-hoplite is compared with; of its dependencies only its database's are needed.
 bench: install
 	$(BIN)/python -m pip install --quiet 'usearch>=2.17' 'ml-collections<0.2' 'etils[epath]' absl-py
@@ -37,4 +40,4 @@ bench: install
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 clean:
-	rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo site build dist .mypy_cache .pytest_cache .ruff_cache
