@@ -84,9 +84,9 @@ class RowIndex:
         parts = (*self._extents, self.first_row[-1:])  # type: ignore[attr-defined]
         return [np.ascontiguousarray(part, np.int64).tobytes() for part in parts]
 
-    def rows_of(self, wanted: np.ndarray) -> np.ndarray:
+    def rows_of(self, wanted: np.ndarray | Sequence[bool]) -> np.ndarray:
         """Numbers of the rows of some recordings, in order. wanted : bool by place in the catalogue."""
-        rows = np.flatnonzero(np.repeat(wanted[self.place], self.lengths))
+        rows = np.flatnonzero(np.repeat(np.asarray(wanted)[self.place], self.lengths))
         return rows.astype(self.row_dtype)
 
     @property

@@ -91,6 +91,18 @@ def test_a_head_of_ones_own_is_what_the_page_says(tutorial, monkeypatch, tmp_pat
     assert {p.name for p in (tmp_path / "head").iterdir()} >= {"head.json", "head.safetensors", "heard.json"}
 
 
+@pytest.mark.slow
+def test_the_readmes_ten_lines_run(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial[0])
+    (code,) = blocks(ROOT / "README.md", "python")
+    assert sum(not line.startswith(("from", "import")) for line in code.splitlines() if line) == 10
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["scores"].shape == (4, 4)  # type: ignore[attr-defined]
+    assert len(names["similar"]) == 5  # type: ignore[arg-type]
+    assert names["similar"][0].row == 0  # type: ignore[index]
+
+
 def test_a_backbone_of_ones_own_is_what_the_page_says(synthetic_set, tmp_path):
     from embeddings.catalogue_sources import read_catalogue
     from embeddings.contract import Backbone
