@@ -27,7 +27,7 @@ def search(
     places: Annotated[
         list[Path],
         typer.Argument(
-            metavar="STORE... [AUDIO]...",
+            metavar="STORE|AUDIO",
             help="Stores to search, and audio files to ask with: each file is a query, each of its windows asks.",
         ),
     ],
@@ -39,7 +39,9 @@ def search(
     end_s: Annotated[float | None, typer.Option(help="... and to here.")] = None,
     like: Annotated[
         list[str] | None,
-        typer.Option(help="An example: FILE[@START_S] or a stored RECORDING[@START_S]. All examples are one query."),
+        typer.Option(
+            help="An example: a file or a stored recording, or NAME@START_S for one window. All are one query."
+        ),
     ] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="A counterexample, named in the same way.")] = None,
     row: Annotated[list[int] | None, typer.Option(help="An example: a row of the first store.")] = None,
