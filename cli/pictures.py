@@ -20,7 +20,7 @@ _HIGHEST_HZ = 10_000
 _HIGHEST_STRETCH_HZ = 12_000.0
 _RANGE_DB = 40  # from a call's loudest moment down to black
 _COLUMNS = 2
-_COLOURS = 64
+_COLOURS = 256
 _INK, _PAPER, _QUIET = "#22303c", "#fbfaf7", "#7b8794"
 _QUERY, _SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
 

@@ -133,10 +133,11 @@ def hits_table(answer: Answer, *, several_stores: bool) -> Table:
     several = len(answer.examples) > 1
     table = Table(title=Text(f"Most similar to {answer.question.name}"), title_justify="left")
     headings = ["rank", "similarity", "label", "common name", "recording", "row", "from", "to"]
-    headings += ["most like"] * several + ["query from"] + ["store"] * several_stores
+    headings += ["most like" if several else "query from"] + ["store"] * several_stores
     for heading in headings:
         numbers = {"rank", "similarity", "row", "from", "to"}
-        table.add_column(heading, justify="right" if heading in numbers else "left")
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    names = [example.name for example in answer.examples]
     for hit in answer.hits:
         cells = [
             str(hit.rank),
@@ -148,7 +149,8 @@ def hits_table(answer: Answer, *, several_stores: bool) -> Table:
             f"{hit.start_s:.1f} s",
             f"{hit.end_s:.1f} s",
         ]
-        cells += [hit.query_example] * several + [f"{hit.query_start_s:.1f} s"] + [str(hit.store)] * several_stores
+        example = f"example {names.index(hit.query_example) + 1}, " if several else ""
+        cells += [f"{example}{hit.query_start_s:.1f} s"] + [str(hit.store)] * several_stores
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

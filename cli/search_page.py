@@ -32,7 +32,7 @@ def write_page(path: Path, answers: Sequence[Answer], clips: Clips, stores: Sequ
             "name": answer.question.name,
             "anchor": f"q{number}",
             "examples": [_example_card(heard, clips) for heard in answer.heard],
-            "hits": [_hit_card(hit, len(answer.examples) > 1, clips) for hit in answer.hits],
+            "hits": [_hit_card(hit, answer, clips) for hit in answer.hits],
         }
         for number, answer in enumerate(answers, start=1)
     ]
@@ -53,13 +53,17 @@ def _example_card(heard: Heard, clips: Clips) -> dict[str, Any]:
     }
 
 
-def _hit_card(hit: Hit, several_examples: bool, clips: Clips) -> dict[str, Any]:
+def _hit_card(hit: Hit, answer: Answer, clips: Clips) -> dict[str, Any]:
     r = hit.recording
-    asked = f"{hit.query_example}, {hit.query_start_s:.1f} s" if several_examples else f"{hit.query_start_s:.1f} s"
+    most = 2.0 if answer.negatives else 1.0
+    several = len(answer.examples) > 1
+    long = {e.name for e in answer.examples if len(e.start_s) > 1}  # the name of a single window tells its time
+    times = [f"{hit.query_start_s:.1f} s"] if not several or hit.query_example in long else []
+    asked = ", ".join([hit.query_example] * several + times)
     return {
         "rank": hit.rank,
         "similarity": f"{hit.similarity:.3f}",
-        "width": f"{100 * min(1.0, max(0.0, hit.similarity)):.0f}",
+        "width": f"{100 * min(1.0, max(0.0, hit.similarity / most)):.0f}",
         "name": r.common_name or r.scientific_name or r.primary_label or "unlabelled",
         "scientific_name": r.scientific_name if r.common_name else "",
         "label": r.primary_label,
@@ -98,8 +102,9 @@ p.small { color: #7b8794; font-size: 13px; margin-top: 0; overflow-wrap: anywher
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px }
 article { background: #fff; border: 1px solid #e3e0d8; border-radius: 8px; padding: 10px 12px; min-width: 0 }
 article.like { border-color: #22303c } article.unlike { border-color: #e07a3f }
-h3 { font-size: 1em; margin: 0 0 .3em; overflow-wrap: anywhere } h3 i { font-weight: normal; color: #7b8794 }
-h3 b { float: right; font-variant-numeric: tabular-nums; padding-left: .6em }
+h3 { display: flex; justify-content: space-between; gap: .6em; font-size: 1em; margin: 0 0 .3em }
+h3 span { overflow-wrap: anywhere; min-width: 0 } h3 i { font-weight: normal; color: #7b8794 }
+h3 b { font-variant-numeric: tabular-nums }
 .bar { height: 4px; background: #eceae3; border-radius: 2px; margin-bottom: 8px }
 .bar div { height: 4px; background: #2a9d8f; border-radius: 2px }
 img { display: block; width: 100%; height: auto; border-radius: 4px }
@@ -117,14 +122,14 @@ of all that was searched: 1 is equal. With counterexamples, the mean similarity 
 {% for section in sections %}<section id="{{ section.anchor }}">
 <h2>Most similar to {{ section.name }}</h2>
 <div class="cards">{% for card in section.examples %}<article class="{{ card.sign }}">
-<h3><span class="sign">{{ "Unlike" if card.sign == "unlike" else "Query" }}</span> {{ card.name }}</h3>
+<h3><span><span class="sign">{{ "Unlike" if card.sign == "unlike" else "Query" }}</span> {{ card.name }}</span></h3>
 {{ sight(card) }}
 <dl><dt>time</dt><dd>{{ card.time }}</dd></dl>
 </article>
 {% endfor %}</div>
 <h2>{{ section.hits|length }} found</h2>
 <div class="cards">{% for card in section.hits %}<article>
-<h3><b>{{ card.similarity }}</b>{{ card.rank }}. {{ card.name }} <i>{{ card.scientific_name }}</i></h3>
+<h3><span>{{ card.rank }}. {{ card.name }} <i>{{ card.scientific_name }}</i></span><b>{{ card.similarity }}</b></h3>
 <div class="bar"><div style="width:{{ card.width }}%"></div></div>
 {{ sight(card) }}
 <dl><dt>label</dt><dd>{{ card.label or "none" }}</dd>
