@@ -135,8 +135,6 @@ def test_examples_rank_as_the_formula_says_for_every_row(made, sizes, unlike, on
     windows = normalised(store, np.concatenate(positives))
     to_windows = normalised(store, store.reader().read(np.array([h.row for h in hits]))) @ windows.T
     best = np.take_along_axis(to_windows, np.array([[h.query_window] for h in hits]), axis=1)[:, 0]
-    if negatives and len(positives) == 1:
-        assert len(hits) == 15  # the best window is that of the difference, the same up to the negatives
     np.testing.assert_allclose(best, to_windows.max(axis=1), atol=2e-6)
 
 
