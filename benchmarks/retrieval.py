@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embeddings.neighbours import NeighbourSearch
     from embeddings.store import Store
 
-__all__ = ["NAME", "main", "run"]
+__all__ = ["NAME", "filled_store", "main", "run"]
 
 NAME, GROUP = "retrieval", "heads"
 _K, _BATCH = 100, 64
@@ -50,7 +50,7 @@ def _beside_faiss(path: Path) -> list[Result]:
     from embeddings.neighbours import NeighbourSearch
 
     faiss.omp_set_num_threads(1)
-    store = _filled(path, _ROWS, _DIM)
+    store = filled_store(path, _ROWS, _DIM)
     began = time.process_time()
     exact = NeighbourSearch(store)
     made_s = time.process_time() - began
@@ -98,7 +98,7 @@ def _beside_hoplite(folder: Path) -> list[Result]:
         return []
     from embeddings.neighbours import NeighbourSearch
 
-    store = _filled(folder / "ours", _PEER_ROWS, _PEER_DIM)
+    store = filled_store(folder / "ours", _PEER_ROWS, _PEER_DIM)
     exact, queries = NeighbourSearch(store), _queries(store)
     database = sqlite_usearch_impl.SQLiteUSearchDB.create(
         str(folder / "hoplite"), usearch_cfg=sqlite_usearch_impl.get_default_usearch_config(_PEER_DIM)
@@ -150,8 +150,8 @@ def _queries(store: Store) -> np.ndarray:
     return (vectors + 0.5 * rng.standard_normal(vectors.shape)).astype(np.float32)
 
 
-def _filled(path: Path, n_rows: int, dim: int) -> Store:
-    """A store of clouds: recordings of a thousand windows about one of 200 species."""
+def filled_store(path: Path, n_rows: int, dim: int, *, first: int = 0) -> Store:
+    """A store of clouds: recordings of a thousand windows about one of 200 species; `first` numbers the first one."""
     from embeddings.contract import Fingerprint, Heard
     from embeddings.files import write_json
     from embeddings.pipeline import EmbeddedPart
@@ -174,10 +174,11 @@ def _filled(path: Path, n_rows: int, dim: int) -> Store:
 
     plan = WindowPlan()
     store = Store.create(path, [Clouds()], plan, dtype="float16", split=Split("all", 0, "", {}), link=False)
-    recordings = [Recording(f"{i:032x}", path / str(i), filename=str(i)) for i in range(n_rows // _WINDOWS)]
+    numbers = range(first, first + n_rows // _WINDOWS)
+    recordings = [Recording(f"{i:032x}", path / str(i), filename=str(i)) for i in numbers]
     store.add_recordings(recordings)
     windows = [AudioWindow(span, False, -30.0, {}) for span in plan.spans(_WINDOWS * plan.hop_s)]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(first)
     species = rng.standard_normal((_SPECIES, dim), dtype=np.float32)
     writer = ShardWriter(store, dict)
     for recording in recordings:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import embed_export, embed_extract, embed_stores
+from cli import embed_export, embed_extract, embed_search, embed_stores
 from cli.common import (
-    DeviceOption,
     JsonOption,
     console,
     engine_words,
@@ -17,7 +16,6 @@ from cli.common import (
     print_names,
     progress,
     run,
-    store_backbones,
     write_summary,
 )
 
@@ -28,7 +26,6 @@ app = make_app("Embed recordings once, into a store; then inspect, check and sea
 embed_extract.register(app)
 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
-BlocksOption = Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")]
 
 
 @app.command()
@@ -121,86 +118,6 @@ def verify(store_path: StoreArgument, json_path: JsonOption = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def search(
-    store_path: StoreArgument,
-    audio: Annotated[Path, typer.Argument(help="The query: an audio file; each of its windows asks.")],
-    k: Annotated[int, typer.Option("-k", help="How many neighbours.")] = 10,
-    blocks: BlocksOption = None,
-    exclude_own: Annotated[bool, typer.Option(help="Leave out the query's own recording.")] = False,
-    one_per_recording: Annotated[bool, typer.Option(help="Only the best window of each recording.")] = False,
-    approximate: Annotated[
-        bool,
-        typer.Option("--approximate", help="Look into the nearest lists of windows only: for millions of them."),
-    ] = False,
-    device: DeviceOption = "auto",
-    json_path: JsonOption = None,
-) -> None:
-    """Find the stored windows most similar to a recording: exactly, unless --approximate is given."""
-    from rich.table import Table
-
-    from embeddings.errors import InputError
-    from embeddings.extract import embed_file
-    from embeddings.files import content_hash
-    from embeddings.neighbours import NeighbourSearch
-    from embeddings.store import Store
-
-    if not audio.is_file():
-        raise InputError(f"{audio} is not a file. Give the audio file whose like you look for.")
-    store = Store(store_path)
-    chosen = blocks.split(",") if blocks else None
-    searcher = NeighbourSearch(store, chosen, approximate=approximate)
-    query_rows, query = embed_file(audio, store_backbones(store, chosen, device), store.plan, _decoder())
-    own = [content_hash(audio)] if exclude_own else []
-    found = searcher.search(query, k, exclude=own, one_per_recording=one_per_recording)
-
-    table = Table(title=f"Most similar to {audio.name}", title_justify="left")
-    for heading in ("rank", "similarity", "label", "common name", "recording", "from", "to", "query from"):
-        table.add_column(heading, justify="right" if heading in {"rank", "similarity", "from", "to"} else "left")
-    results = []
-    for rank, neighbour in enumerate(found, start=1):
-        recording = store.catalogue.recordings[store.place_of_row[neighbour.row]]
-        start_s, end_s = float(store.rows.start_s[neighbour.row]), float(store.rows.end_s[neighbour.row])
-        query_start_s = float(query_rows.start_s[neighbour.query_window])
-        results.append(
-            {
-                "rank": rank,
-                "similarity": neighbour.similarity,
-                "recording": recording.recording,
-                "filename": recording.filename,
-                "path": str(recording.path),
-                "start_s": start_s,
-                "end_s": end_s,
-                "primary_label": recording.primary_label,
-                "secondary_labels": list(recording.secondary_labels),
-                "scientific_name": recording.scientific_name,
-                "common_name": recording.common_name,
-                "split": recording.split,
-                "query_start_s": query_start_s,
-            }
-        )
-        table.add_row(
-            str(rank),
-            f"{neighbour.similarity:.3f}",
-            recording.primary_label,
-            recording.common_name,
-            recording.filename,
-            f"{start_s:.1f} s",
-            f"{end_s:.1f} s",
-            f"{query_start_s:.1f} s",
-        )
-    console().print(table)
-    how: dict[str, Any] = {"approximate": approximate}
-    if approximate:
-        how |= {name: searcher.facts[name] for name in ("n_probed", "n_lists", "recall", "recall_k", "recall_queries")}
-        console().print(
-            f"Approximate: {how['n_probed']} of {how['n_lists']} lists; recall@{how['recall_k']} {how['recall']:.3f}, "
-            f"measured on {how['recall_queries']} stored windows."
-        )
-    asked = {"query": str(audio), "blocks": [name for name, _ in searcher.reader.blocks]}
-    write_summary(json_path, {**asked, "search": how, "neighbours": results})
-
-
 def _engines_of(store: Store) -> dict[str, list[str]]:
     """Block -> the engines that made its shards, in words, each once."""
     from embeddings.shards import shard_metadata
@@ -214,12 +131,7 @@ def _engines_of(store: Store) -> dict[str, list[str]]:
     return {name: list(words) for name, words in engines.items()}
 
 
-def _decoder() -> Any:
-    from stage1_backbones.audio import stream_windows
-
-    return stream_windows
-
-
+embed_search.register(app)
 embed_export.register(app)
 embed_stores.register(app)
 

@@ -1,7 +1,8 @@
-"""Pictures of calls: a query's spectrogram beside those of its nearest calls, as one PNG."""
+"""Pictures of calls: a query's spectrogram beside those of its nearest calls, as one PNG; or a single stretch."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ import numpy as np
 
 from embeddings.errors import InputError
 
-__all__ = ["Call", "calls_of_search", "draw_similar_calls"]
+__all__ = ["Call", "calls_of_search", "draw_similar_calls", "draw_stretch"]
 
 _RATE_HZ = 32_000
 _N_FFT, _HOP_SAMPLES = 1024, 160
 _HIGHEST_HZ = 10_000
+_HIGHEST_STRETCH_HZ = 12_000.0
 _RANGE_DB = 40  # from a call's loudest moment down to black
 _COLUMNS = 2
+_COLOURS = 256
 _INK, _PAPER, _QUIET = "#22303c", "#fbfaf7", "#7b8794"
 _QUERY, _SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
 
@@ -122,13 +125,56 @@ def _draw_call(axes: Any, call: Call, rank: int, length_s: float) -> None:
 
 def _spectrogram(call: Call) -> np.ndarray:
     """Decibels below the call's loudest moment, (bins up to 10 kHz, frames), without the steady background."""
-    import librosa
-
     from stage1_backbones.audio import read_audio
 
     samples = read_audio(call.path, _RATE_HZ, start_s=call.start_s, duration_s=call.end_s - call.start_s)
-    power = np.abs(librosa.stft(samples, n_fft=_N_FFT, hop_length=_HOP_SAMPLES)) ** 2
-    decibels = 10 * np.log10(power[: round(_HIGHEST_HZ * _N_FFT / _RATE_HZ) + 1] + 1e-12)
+    return _decibels(samples, _RATE_HZ, _N_FFT, _HOP_SAMPLES, _HIGHEST_HZ)
+
+
+def _decibels(samples: np.ndarray, rate_hz: int, n_fft: int, hop_samples: int, highest_hz: float) -> np.ndarray:
+    import librosa
+
+    power = np.abs(librosa.stft(samples, n_fft=n_fft, hop_length=hop_samples)) ** 2
+    decibels = 10 * np.log10(power[: round(highest_hz * n_fft / rate_hz) + 1] + 1e-12)
     # Steady hum and hiss would fill the picture: bins are shown relative to their own quiet moments, in part.
     decibels -= 0.6 * np.percentile(decibels, 20, axis=1, keepdims=True)
     return decibels - np.percentile(decibels, 99.8)
+
+
+def draw_stretch(samples: np.ndarray, rate_hz: int) -> bytes:
+    """A spectrogram of one stretch of sound as a small PNG, its axes in seconds and kHz.
+
+    samples : float32 (n,), mono, n > 0.  Up to 12 kHz is shown, or as much as the rate holds.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    n_fft = 1 << max(5, round(np.log2(0.032 * rate_hz)))
+    highest_hz = min(_HIGHEST_STRETCH_HZ, rate_hz / 2)
+    padded = np.pad(samples, (0, max(0, n_fft - len(samples))))
+    decibels = _decibels(padded, rate_hz, n_fft, max(1, rate_hz // 200), highest_hz)
+    figure = Figure(figsize=(4.4, 1.9), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.085, 0.15, 0.905, 0.82))
+    axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-_RANGE_DB,
+        vmax=0,
+        extent=(0, len(samples) / rate_hz, 0, highest_hz / 1000),
+        interpolation="bilinear",
+    )
+    axes.tick_params(colors=_INK, labelsize=7, length=2, pad=2)
+    axes.set_ylabel("kHz", color=_INK, fontsize=7, labelpad=1)
+    axes.xaxis.set_major_formatter(lambda seconds, place: f"{seconds:g} s")
+    axes.xaxis.get_ticklabels()[-1].set_horizontalalignment("right")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    pixels, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=140)
+    # A page holds many: noise in full colour costs three times the bytes, and looks no better.
+    Image.open(pixels).convert("RGB").quantize(_COLOURS).save(file, format="png", optimize=True)
+    return file.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from embeddings.candidates import Candidates
 from embeddings.clusters import nearest_lists
 from embeddings.errors import InputError
+from embeddings.joined import JoinedReader, JoinedStores
 from embeddings.search_index import SearchIndex, make_index, open_index
 from embeddings.store import Store, StoreReader
 
@@ -29,11 +30,38 @@ _RECALL_FLOOR, _RECALL_K, _RECALL_QUERIES = 0.95, 100, 128
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A stored window and its similarity to the query: the mean over blocks of centred cosines, in [-1, 1]."""
+    """A stored window and its similarity to the query: the mean over blocks of centred cosines, in [-1, 1].
+
+    query_window  which of the query's windows it is most similar to; of several examples, counted through all of them
+    """
 
     row: int
     similarity: float
     query_window: int
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Vectors that are asked for together.
+
+    vectors  (m, dim) float32, each of length at most 1
+    begins   None: each vector is a question of its own. Else (n_examples,), where the vectors of each example begin:
+             all are one question, and a row's similarity is the mean over examples of that to an example's best vector
+    """
+
+    vectors: np.ndarray
+    begins: np.ndarray | None = None
+
+    @property
+    def n_questions(self) -> int:
+        return len(self.vectors) if self.begins is None else 1
+
+    def combined(self, scores: np.ndarray) -> np.ndarray:
+        """(n, m) similarities to the vectors -> (n, n_questions). It is never more wrong than its worst part."""
+        if self.begins is None:
+            return scores
+        best = np.maximum.reduceat(scores, self.begins, axis=1)
+        return best.mean(axis=1, dtype=np.float64, keepdims=True)
 
 
 class NeighbourSearch:
@@ -45,14 +73,17 @@ class NeighbourSearch:
     hardly grows with the store (16 bytes a row). In a store that cannot be written to, the rounded vectors go to a
     temporary folder.
 
+    store : a store, or several joined; those share one mean, that of all their rows, so that similarities compare.
     approximate : gather the vectors in about sqrt(n) lists, of which a search looks into the nearest. How many those
                   are is settled when the lists are made, by recall@100 of 128 stored windows against exact search,
                   neighbours from a window's own recording left out: doubled until it is .95 or all lists are searched.
     """
 
-    def __init__(self, store: Store, blocks: Iterable[str] | None = None, *, approximate: bool = False) -> None:
+    def __init__(
+        self, store: Store | JoinedStores, blocks: Iterable[str] | None = None, *, approximate: bool = False
+    ) -> None:
         self.store, self.approximate = store, approximate
-        self.reader: StoreReader = store.reader(blocks)
+        self.reader: StoreReader | JoinedReader = store.reader(blocks)
         if store.n_rows == 0:
             raise InputError(f"{store.path} holds no rows yet. Extract recordings into it first.")
         self._index = self._opened_index()
@@ -64,7 +95,7 @@ class NeighbourSearch:
         return {"approximate": self.approximate, **self._index.facts}
 
     def search(
-        self, queries: np.ndarray, k: int = 10, *, exclude: Iterable[str] = (), one_per_recording: bool = False
+        self, queries: np.ndarray, k: int = 10, *, exclude: Iterable[str] = (), one_per_recording: bool = True
     ) -> list[Neighbour]:
         """The k stored windows most similar to any of the query windows.
 
@@ -73,7 +104,64 @@ class NeighbourSearch:
         one_per_recording  only the best window of each recording
         Returns at most k neighbours, most similar first; equal similarities in the order of rows.
         """
-        rows, similarity = self.nearest(queries, k, exclude=exclude, one_per_recording=one_per_recording)
+        return self.search_by_examples([queries], (), k, exclude=exclude, one_per_recording=one_per_recording)
+
+    def search_by_examples(
+        self,
+        positives: Sequence[np.ndarray],
+        negatives: Sequence[np.ndarray] = (),
+        k: int = 10,
+        *,
+        exclude: Iterable[str] = (),
+        one_per_recording: bool = True,
+    ) -> list[Neighbour]:
+        """The k stored windows that are most like some examples, and least like others.
+
+        positives, negatives  examples, each the raw fused vectors (n, dim) float32 of its windows
+        The similarity of a stored window x, all vectors centred and normalised, is
+
+            mean over positives of max over an example's windows w of <x, w>
+            - mean over negatives of mean over an example's windows w of <x, w>
+
+        in [-2, 2] with negatives, in [-1, 1] without. Examples of one window each make it one inner product, with the
+        mean of the positives minus the mean of the negatives. Exact as `search` is, equal ones in the order of rows.
+        Raises InputError as `nearest` does, and when there are no positives.
+        Source: J. J. Rocchio, Relevance feedback in information retrieval, in G. Salton (ed.), The SMART retrieval
+        system, 1971, pages 313-323; with equal weights of both sides, and no original query.
+        """
+        _require_k(k)
+        if not positives:
+            raise InputError("no positive example to search by; negatives only say what to keep away from.")
+        liked = [self._normalised(example) for example in positives]
+        vectors, begins = np.concatenate(liked), np.cumsum([0, *(len(example) for example in liked)])[:-1]
+        if len(vectors) == len(liked):
+            vectors, begins = vectors.mean(axis=0, keepdims=True), begins[:1]
+        if negatives:
+            away = [self._normalised(example).mean(axis=0) for example in negatives]
+            vectors = vectors - np.mean(away, axis=0)
+        # Bounds of rough similarities are those of vectors of length 1; a difference may be twice as long.
+        scale = 1.0
+        if negatives and (longest := float(np.linalg.norm(vectors, axis=1).max())) > 1.0:
+            vectors, scale = vectors / np.float32(longest), float(np.float32(longest))
+        asked = _Asked(vectors, begins if len(begins) > 1 else None)
+        rows, similarity = self._found(asked, k, exclude, one_per_recording)
+        if len(positives) == 1:
+            return self._best_of(rows, scale * similarity, k, one_per_recording)
+        rows, similarity = rows[0][rows[0] >= 0], similarity[0][rows[0] >= 0]
+        window = self.similarities(rows, np.concatenate(list(positives))).argmax(axis=1)
+        found = zip(rows.tolist(), (scale * similarity).tolist(), window.tolist(), strict=True)
+        return [Neighbour(*neighbour) for neighbour in found]
+
+    def similarities(self, rows: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Similarity of each stored window to each given one.
+
+        rows : (n,) row numbers;  windows : (m, dim) float32, raw fused vectors.  Returns float64 (n, m) in [-1, 1].
+        """
+        stored = self.normaliser.apply(self.reader.read(rows)).astype(np.float64)
+        return stored @ self._normalised(windows).astype(np.float64).T
+
+    def _best_of(self, rows: np.ndarray, similarity: np.ndarray, k: int, one_per_recording: bool) -> list[Neighbour]:
+        """The k best of what several query windows found."""
         window, rank = np.nonzero(rows >= 0)
         rows, similarity = rows[window, rank], similarity[window, rank]
         best = np.lexsort((window, rows, -similarity))
@@ -93,18 +181,27 @@ class NeighbourSearch:
         rows; -1 and -inf where there are fewer than k. They do not depend on which queries are asked together.
         Raises InputError when k or a query does not fit, or a query is not finite.
         """
-        if k < 1:
-            raise InputError(f"k={k} must be at least 1.")
+        _require_k(k)
+        return self._found(_Asked(self._normalised(queries)), k, exclude, one_per_recording)
+
+    def _normalised(self, queries: np.ndarray) -> np.ndarray:
         if queries.ndim != 2 or queries.shape[1] != self.reader.dim:
             raise InputError(f"queries have shape {queries.shape}; (n, {self.reader.dim}) was expected.")
+        return self.normaliser.apply(queries)
+
+    def _found(
+        self, asked: _Asked, k: int, exclude: Iterable[str], one_per_recording: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         left_out = [self.store.catalogue.position(r) for r in exclude if r in self.store.catalogue]
         allowed = ~np.isin(self.store.place_of_row, left_out) if left_out else None
         probed = self._index.facts["n_probed"] if self.approximate else None
         groups = self.store.place_of_row if one_per_recording else None
-        return _nearest(self.reader, self._index, self.normaliser.apply(queries), k, probed, groups, allowed)
+        return _nearest(self.reader, self._index, asked, k, probed, groups, allowed)
 
     def _opened_index(self) -> SearchIndex:
         name = "-".join(f.digest[:12] for _, f in self.reader.blocks)
+        if isinstance(self.store, JoinedStores):
+            name += self.store.cache_name
         folder, digest = self.store.path / "search" / name, self.reader.digest
         found = open_index(folder, self.reader, digest, lists=self.approximate)
         if found is not None:
@@ -126,7 +223,9 @@ class NeighbourSearch:
         own = self.store.place_of_row[rows]
 
         def found(probed: int | None) -> list[set[int]]:
-            nearest = _nearest(self.reader, index, queries, _RECALL_K, probed, None, None, own, self.store.place_of_row)
+            nearest = _nearest(
+                self.reader, index, _Asked(queries), _RECALL_K, probed, None, None, own, self.store.place_of_row
+            )
             return [set(row[row >= 0].tolist()) for row in nearest[0]]
 
         exact, probed = found(None), max(1, index.n_lists // 128)
@@ -138,10 +237,15 @@ class NeighbourSearch:
             probed = min(2 * probed, index.n_lists)
 
 
+def _require_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k={k} must be at least 1.")
+
+
 def _nearest(
-    reader: StoreReader,
+    reader: StoreReader | JoinedReader,
     index: SearchIndex,
-    queries: np.ndarray,
+    asked: _Asked,
     k: int,
     probed: int | None,
     groups: np.ndarray | None,
@@ -149,21 +253,21 @@ def _nearest(
     own: np.ndarray | None = None,
     place_of_row: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`NeighbourSearch.nearest` of normalised queries.
+    """`NeighbourSearch.nearest` of normalised queries: rows and similarities, each (n_questions, k).
 
     probed : lists looked into, None for all rows;  groups : (n_rows,) of which only the best row counts
     allowed : (n_rows,) bool;  own, place_of_row : (m,), (n_rows,) leave out rows of a query's own place
     """
-    n_queries = len(queries)
-    rows, similarity = np.full((n_queries, k), -1, np.int64), np.full((n_queries, k), -np.inf)
-    for start in range(0, n_queries, _MOST_QUERIES):
-        asked = slice(start, start + _MOST_QUERIES)
-        part = queries[asked]
-        barred = None if own is None else own[asked]
-        candidates = Candidates(len(part), k, groups)
+    n = asked.n_questions
+    rows, similarity = np.full((n, k), -1, np.int64), np.full((n, k), -np.inf)
+    for start in range(0, n, _MOST_QUERIES):
+        chosen = slice(start, start + _MOST_QUERIES)
+        part = asked if asked.begins is not None else _Asked(asked.vectors[chosen])
+        barred = None if own is None else own[chosen]
+        candidates = Candidates(part.n_questions, k, groups)
         if probed is None and index.n_lists > 1:
             # A first glance at each query's nearest list, to know what need not be taken up from all others.
-            glance = Candidates(len(part), k, groups)
+            glance = Candidates(part.n_questions, k, groups)
             _look(reader, index, part, glance, 1, allowed, barred, place_of_row)
             glance.prune()
             candidates.floor = glance.floor
@@ -176,9 +280,9 @@ def _nearest(
 
 
 def _look(
-    reader: StoreReader,
+    reader: StoreReader | JoinedReader,
     index: SearchIndex,
-    queries: np.ndarray,
+    asked: _Asked,
     candidates: Candidates,
     probed: int | None,
     allowed: np.ndarray | None,
@@ -186,16 +290,19 @@ def _look(
     place_of_row: np.ndarray | None,
 ) -> None:
     """Offer the rows of the nearest lists, or of all, by their rough similarities."""
-    for low, high, numbers in _ranges(index, queries, probed):
+    vectors = asked.vectors
+    for low, high, numbers in _ranges(index, vectors, probed):
         here = index.rows[low:high]
-        scores = index.scores(low, high, queries if numbers is None else queries[numbers])
-        who = np.arange(len(queries)) if numbers is None else numbers
+        if asked.begins is not None:
+            numbers = None  # one question: a list that is near to any of its vectors is compared with all of them
+        scores = asked.combined(index.scores(low, high, vectors if numbers is None else vectors[numbers]))
+        who = np.arange(asked.n_questions) if numbers is None else numbers
         may = None if allowed is None else np.broadcast_to(allowed[here][:, None], scores.shape)
         if own is not None and place_of_row is not None:
             may = place_of_row[here][:, None] != own[who][None, :]
         candidates.offer(who, here, scores, index.errors[low:high], may)
         if len(candidates) > _MOST_CANDIDATES:
-            _settle(reader, index, queries, candidates)
+            _settle(reader, index, asked, candidates)
 
 
 def _ranges(
@@ -217,7 +324,7 @@ def _ranges(
         low, size = low + size, min(2 * size, most)
 
 
-def _settle(reader: StoreReader, index: SearchIndex, queries: np.ndarray, candidates: Candidates) -> None:
+def _settle(reader: StoreReader | JoinedReader, index: SearchIndex, asked: _Asked, candidates: Candidates) -> None:
     """Put the similarities of the store's own vectors in the place of rough ones, and keep k a query."""
     candidates.prune()
     who, rows, _, _ = candidates.held()
@@ -225,11 +332,12 @@ def _settle(reader: StoreReader, index: SearchIndex, queries: np.ndarray, candid
     who, rows = who[order], rows[order]
     unique, place = np.unique(rows, return_inverse=True)
     exact = np.empty(len(rows))
-    columns = queries.astype(np.float64).T
-    for start in range(0, len(unique), _EXACT_ROWS):
-        part = unique[start : start + _EXACT_ROWS]
+    columns = asked.vectors.astype(np.float64).T
+    step = max(64, min(_EXACT_ROWS, _MOST_SCORES // len(asked.vectors)))
+    for start in range(0, len(unique), step):
+        part = unique[start : start + step]
         vectors = index.normaliser.apply(reader.read(part)).astype(np.float64)
         low, high = np.searchsorted(place, [start, start + len(part)])
-        exact[low:high] = (vectors @ columns)[place[low:high] - start, who[low:high]]
+        exact[low:high] = asked.combined(vectors @ columns)[place[low:high] - start, who[low:high]]
     # Equal vectors are equally similar, though sums in another order differ in the last digits.
     candidates.settle(who, rows, np.round(exact, 9))

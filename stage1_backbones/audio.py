@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,16 @@ _SILENCE_DBFS = -200.0
 _LARGEST_SAMPLE = 1e9
 
 
-def stream_windows(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Iterator[AudioWindow]:
+def stream_windows(
+    path: Path, plan: WindowPlan, rates_hz: Sequence[int], *, start_s: float = 0.0, end_s: float | None = None
+) -> Iterator[AudioWindow]:
     """Decode one recording once, window by window, at every rate asked for.
 
-    path     : any file that libsndfile reads, any rate, any number of channels (averaged)
-    plan     : window, hop and last-window policy, in seconds of what decodes
-    rates_hz : sample rates of the waveforms, in Hz
+    path           : any file that libsndfile reads, any rate, any number of channels (averaged)
+    plan           : window, hop and last-window policy, in seconds of what decodes
+    rates_hz       : sample rates of the waveforms, in Hz
+    start_s, end_s : hear only this part, None to the end: it is cut like a recording of its own, while its windows keep
+                     their times in the whole one
     Yields windows in order of time; `waveforms[rate]` is float32 (round(window_s * rate),) and starts at
     sample round(start_s * rate) of the whole recording resampled at once. Samples beyond 1.0 are kept.
     Raises AudioError on a file that is empty or not audio, and, after the good windows, on one that stops
@@ -36,11 +41,18 @@ def stream_windows(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Ite
     path = Path(path)
     problems: list[str] = []
     with open_audio(path) as source:
-        cutter = _Cutter(plan, source.rate_hz, rates_hz)
+        cutter = _Cutter(plan, source.rate_hz, rates_hz, start_s)
+        first = round(start_s * source.rate_hz)
+        n_left = math.inf if end_s is None else round(end_s * source.rate_hz) - first
+        if first:
+            source.seek(first)
         try:
-            for block in source.blocks():
-                cutter.feed(block)
+            for block in source.blocks() if n_left > 0 else ():
+                cutter.feed(block if len(block) <= n_left else block[: int(n_left)])
                 yield from cutter.whole_windows()
+                n_left -= len(block)
+                if n_left <= 0:
+                    break
         except AudioError as error:
             problems.append(str(error))
         cutter.finish()
@@ -51,7 +63,8 @@ def stream_windows(path: Path, plan: WindowPlan, rates_hz: Sequence[int]) -> Ite
             "they are left out."
         )
     if not cutter.n_windows and not problems:
-        problems.append(f"{path} is audio, but holds no samples.")
+        where = "" if not start_s and end_s is None else f" from {start_s:g} s on"
+        problems.append(f"{path} is audio, but holds no samples{where}.")
     if problems:
         raise AudioError(" ".join(problems))
 
@@ -107,8 +120,9 @@ def duration_s(path: Path) -> float:
 class _Cutter:
     """Cuts decoded blocks into windows as soon as they are complete, and forgets what no window needs."""
 
-    def __init__(self, plan: WindowPlan, source_rate_hz: int, rates_hz: Sequence[int]) -> None:
+    def __init__(self, plan: WindowPlan, source_rate_hz: int, rates_hz: Sequence[int], offset_s: float = 0.0) -> None:
         self._plan = plan
+        self._offset_s = offset_s  # where in the recording the part begins that is cut
         self._source = _Tail(source_rate_hz, plan.window_s)
         self._tails = {source_rate_hz: self._source}
         self._resamplers: dict[int, soxr.ResampleStream] = {}
@@ -167,7 +181,7 @@ class _Cutter:
             return
         mean_square = float(np.dot(own, own)) / len(own)
         yield AudioWindow(
-            span=span,
+            span=replace(span, start_s=span.start_s + self._offset_s, end_s=span.end_s + self._offset_s),
             silent=peak <= _SILENT_PEAK,
             rms_dbfs=max(_SILENCE_DBFS, 10.0 * math.log10(mean_square)) if mean_square > 0 else _SILENCE_DBFS,
             waveforms={rate: self._tails[rate].filled(span, self._plan) for rate in self._rates_hz},

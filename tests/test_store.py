@@ -242,10 +242,10 @@ def test_neighbours_equal_numpy_brute_force(tmp_path, monkeypatch, blocks):
     own = store.catalogue.recordings[0].recording
     allowed = store.rows.recording != own
     best = np.argsort(-np.where(allowed, similarity.max(axis=0), -9))[:10]
-    found = searcher.search(queries, 10, exclude=[own])
+    found = searcher.search(queries, 10, exclude=[own], one_per_recording=False)
     assert [n.row for n in found] == best.tolist()
     np.testing.assert_allclose([n.similarity for n in found], similarity.max(axis=0)[best], atol=1e-5)
-    spread = searcher.search(queries, 10, one_per_recording=True)
+    spread = searcher.search(queries, 10)
     assert len({store.place_of_row[n.row] for n in spread}) == 10
 
 
