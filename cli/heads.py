@@ -143,7 +143,7 @@ def fit(
         fitted = unfitted.fit(labelled, progress=report)
     fitted.provenance = {
         "store": str(store.path.resolve()),
-        "labels": str(labels.resolve()) if labels is not None else "the store's",
+        "labels": "boxes" if boxes else str(labels.resolve()) if labels is not None else "the store's",
         "target": target or "species",
         "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
         "n_windows": labelled.n_rows,

@@ -83,7 +83,7 @@ def _begins_run(span: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _own_s(span: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(n,) seconds of each window, in order of time, until the next one of its recording begins: they sum to a union."""
+    """(n,) seconds of each window, in order of time, until the next of its recording begins: their sum is a union."""
     if not len(span):
         return np.zeros(0)
     until = np.r_[np.where(np.diff(group) == 0, span[1:, 0], np.inf), np.inf]

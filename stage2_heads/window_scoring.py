@@ -226,7 +226,7 @@ class _Replicates:
     def figure(
         self, values: np.ndarray | None, n: int, behind: np.ndarray | None = None, *, top: float = 1.0
     ) -> Figure:
-        """values : (r,) the figure, then its replicates.  behind : (n_recordings,) how much each recording adds to it."""
+        """values : (r,) the figure, then its replicates.  behind : (n_recordings,) what each recording adds."""
         if values is None or not np.isfinite(values[0]):
             return Figure(None, None, None, n)
         n_behind = len(self.weights) if behind is None else np.count_nonzero(behind)
