@@ -94,7 +94,8 @@ def read_annotations(source: Path, *, label_column: str = "") -> Annotations:
     if bad:
         more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         rows = "\n  ".join(bad[:_SHOWN])
-        raise InputError(f"{len(bad)} rows of annotations cannot be meant so; mend or delete them:\n  {rows}{more}")
+        n_rows = "1 row" if len(bad) == 1 else f"{len(bad)} rows"
+        raise InputError(f"{n_rows} of annotations cannot be meant so; mend or delete:\n  {rows}{more}")
     files = _joined(parsed)
     if not files:
         raise InputError(" ".join(problems) or f"{source} has no rows, and names no recording.")

@@ -18,7 +18,8 @@ class ClassCounts:
     """Of one class, by recording, (n_recordings,) each.
 
     calls, found   calls that some window holds, and those of them that were detected;  unreached: held by no window
-    alarms, hours  false alarms, and hours of sound of which it is known whether the species is there
+    alarms, hours  false alarms, and hours of sound of which it is known whether the species is there, in recordings
+                   that have windows without it
     known, true, claimed_false   windows: known ones, positive ones, negative ones that were detected all the same
     """
 
@@ -63,12 +64,14 @@ def count_class(
             unreached[code] += 1
     known = order[states[order] != UNKNOWN]
     wrong = order[(states[order] == NEGATIVE) & claimed[order]]
+    # Where the species was boxed but not looked for no window can be a false alarm, so its sound must not count.
+    searched = np.bincount(group[states == NEGATIVE], minlength=n_recordings) > 0
     return ClassCounts(
         calls=calls,
         found=found,
         unreached=unreached,
         alarms=np.bincount(group[wrong], _begins_run(span[wrong], group[wrong]), n_recordings),
-        hours=np.bincount(group[known], _own_s(span[known], group[known]), n_recordings) / _HOUR_S,
+        hours=np.bincount(group[known], _own_s(span[known], group[known]), n_recordings) / _HOUR_S * searched,
         known=np.bincount(group[known], minlength=n_recordings),
         true=np.bincount(group[states == POSITIVE], minlength=n_recordings),
         claimed_false=np.bincount(group[wrong], minlength=n_recordings),

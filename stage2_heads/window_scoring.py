@@ -25,6 +25,8 @@ from stage2_heads.window_report import WindowReport, window_notes
 __all__ = ["evaluate_windows"]
 
 _BATCH_ROWS = 4096
+_WINDOW_VALUES = 1 << 30  # cells times replicates, some minutes' work; larger tables get fewer replicates
+_FEWEST_REPLICATES = 100
 _CHUNK_VALUES = 1 << 22  # weights gathered at a time: 32 MB
 _SUMMED = ("calls", "found", "alarms")
 
@@ -78,7 +80,8 @@ def evaluate_windows(
     states, group = truth.states[asked][:, columns], group[asked]
     span = np.stack([windows.start_s[asked], windows.end_s[asked]], axis=1)
     n_recordings = int(scored.sum())
-    replicates = _Replicates.drawn(n_recordings, n_bootstrap, seed)
+    n_drawn = min(n_bootstrap, max(_FEWEST_REPLICATES, _WINDOW_VALUES // states.size))
+    replicates = _Replicates.drawn(n_recordings, n_drawn, seed)
     call_group = code_of[truth.call_recording]
     thresholds = _thresholds(head, threshold)
     counted, rankings, per_class = [], [], []
@@ -101,8 +104,10 @@ def evaluate_windows(
 
     ranked = [pair for pair in rankings if np.isfinite(pair[0][0])]
     calls, found, alarms = (np.sum([getattr(part, name) for part in counted], axis=0) for name in _SUMMED)
-    hours = np.max([part.hours for part in counted], axis=0)  # the same sound for every class
+    hours = np.max([part.hours for part in counted], axis=0)  # one sound, in which all classes raise alarms
     n_windows = int(asked.sum())
+    n_by_file = np.bincount(group, minlength=n_recordings)
+    n_with_by_file = np.bincount(group[(states == POSITIVE).any(axis=1)], minlength=n_recordings)
     report = WindowReport(
         overall={
             "ap": replicates.figure(np.mean([ap for ap, _ in ranked], axis=0) if ranked else None, n_windows),
@@ -115,8 +120,8 @@ def evaluate_windows(
             {
                 "file": windows.names[place],
                 "hours": float(hours[g]),
-                "windows": int((group == g).sum()),
-                "windows_with": int((states[group == g] == POSITIVE).any(axis=1).sum()),
+                "windows": int(n_by_file[g]),
+                "windows_with": int(n_with_by_file[g]),
                 "calls": int(calls[g]),
                 "found": int(found[g]),
                 "false_alarms": int(alarms[g]),
@@ -139,10 +144,13 @@ def evaluate_windows(
         rule=windows.rule.to_json(),
         threshold=DEFAULT_THRESHOLD if threshold is None and head.tuning_ is None else threshold,
         calibrated_on=head.calibrated_on_,
-        n_bootstrap=n_bootstrap,
+        n_bootstrap=n_drawn,
         seed=seed,
     )
-    return report.with_notes(window_notes(report, everything_heard.unpublished))
+    notes = window_notes(report, everything_heard.unpublished)
+    if n_drawn < n_bootstrap:
+        notes.append(f"Intervals rest on {n_drawn} replicates: the table is large.")
+    return report.with_notes(notes)
 
 
 def _class_figures(

@@ -257,6 +257,15 @@ class TestScoring:
             (folder / name.replace(".wav", ".txt")).write_text("".join(rows))
         assert scored(head, store, folder, tmp_path)["overall"] == as_csv
 
+    def test_a_species_that_was_boxed_but_not_looked_for_has_no_false_alarms(self, field, head, tmp_path):
+        store, table, _ = field
+        report = scored(head, store, table, tmp_path, "--annotated-species", "low", "--threshold", "0.01")
+        high, low = report["per_class"]
+        assert (high["windows_known"], high["calls"]) == (high["windows_with"], 4)
+        assert high["ap"]["value"] is high["auroc"]["value"] is high["false_alarms_per_hour"]["value"] is None
+        assert low["false_alarms_per_hour"]["value"] is not None
+        assert report["n_ranked"] == 1
+
     def test_a_recording_without_annotations_is_left_out_and_counted(self, field, head, tmp_path):
         store, _, _ = field
         table = tmp_path / "two.csv"
