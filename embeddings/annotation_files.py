@@ -213,7 +213,8 @@ def _require_one_file(path: Path, rows: list[tuple[str, dict[str, str]]]) -> Non
 def _in_another_view(values: Mapping[str, str], seen: dict[tuple[str, ...], str]) -> bool:
     """Whether this row shows a selection that was met in another of Raven's views."""
     key = tuple(values.get(role, "") for role in ("selection", "start_s", "end_s", "filename"))
-    return seen.setdefault(key, values["view"]) != values["view"]
+    view = values.get("view", "")
+    return seen.setdefault(key, view) != view
 
 
 def _columns_of(header: list[str], label_column: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ from embeddings.annotations import read_annotations
 from embeddings.contract import Heard
 from embeddings.errors import InputError
 from embeddings.store import Store
+from embeddings.windows import WindowPlan
 from stage2_heads.annotated_rows import annotated_windows, rows_to_fit
 from stage2_heads.heads import create_head, load_head
 from stage2_heads.rows import ArrayReader, LabelledRows, label_rows
@@ -299,6 +300,18 @@ class TestWrongUse:
             run(heads, "fit", store, "--annotations", beyond, "--out", tmp_path / "h")
         assert not (tmp_path / "h").exists()
 
+    def test_where_the_rest_of_a_recording_was_dropped_boxes_may_lie_in_it(self, field, tmp_path):
+        store = Store(field[0])
+        table = tmp_path / "rest.csv"
+        table.write_text("filename,start_s,end_s,label\nsite1_4.wav,23,24,low\n")
+        annotations = read_annotations(table)
+        with pytest.raises(InputError, match="ends at 22 s"):
+            annotated_windows(store, np.arange(store.n_rows), annotations)
+        store.plan = WindowPlan(5.0, 7.0, "drop")
+        windows = annotated_windows(store, np.arange(store.n_rows), annotations)
+        assert [box.end_s for box in windows.files[0].boxes] == [24]
+        assert not (windows.truth(["low"]).states == 1).any()
+
     def test_labels_of_recordings_and_annotations_exclude_each_other(self, field, head, tmp_path):
         store, table, _ = field
         with pytest.raises(InputError, match="leave out"):
@@ -321,6 +334,18 @@ class TestWrongUse:
         )
         with pytest.raises(InputError, match="fewer at a time"):
             run(heads, "fit", field[0], "--annotations", table, "--out", tmp_path / "h")
+
+
+def test_a_pattern_chooses_recordings_with_labels_too(field, tmp_path):
+    store, _, boxes = field
+    table, out = tmp_path / "labels.csv", tmp_path / "head"
+    rows = [f"{name},{('low', 'high')[i % 2]}" for i, name in enumerate(boxes)]
+    table.write_text("\n".join(["filename,primary_label", *rows]) + "\n")
+    words = ("--labels", table, "--only", "site0_*")
+    run(heads, "fit", store, *words, "--split", "all", "--out", out, "--set", "min_updates=50")
+    assert len(load_head(out).heard_.trained_on) == 4
+    run(heads, "score", out, store, "--labels", table, "--only", "site1_[4567]*", "--json", tmp_path / "s.json")
+    assert json.loads((tmp_path / "s.json").read_text())["recording"]["auroc"]["n"] == 4
 
 
 def test_boxes_of_real_soundscapes_train_a_head_for_other_recorders(shared_data, tmp_path):
