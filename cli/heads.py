@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli import heads_combine, heads_predict, heads_scoring, heads_tune, heads_update
 from cli.common import DryRunOption, JsonOption, console, fact_words, make_app, run, write_summary
+from cli.heads_annotations import (
+    AnnotationsOption,
+    LabelColumnOption,
+    OverlapSecondsOption,
+    OverlapShareOption,
+    SpeciesOption,
+    annotated_to_fit,
+    boxes_asked,
+)
 from cli.heads_common import (
     FoldOption,
     LabelsOption,
+    OnlyOption,
     SeedOption,
     StoreArgument,
     TargetOption,
@@ -33,7 +43,10 @@ def fit(
     head: Annotated[
         str, typer.Option(help="svm, logistic, mlp, knn, prototypes or online; with --shots several.")
     ] = "svm",
-    split: Annotated[str, typer.Option(help="Recordings to fit on: train, valid or all.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="Recordings to fit on: train, valid or all. Default: train; with --annotations all.")
+    ] = "",
+    only: OnlyOption = "",
     blocks: Annotated[str | None, typer.Option(help="Blocks to use, separated by commas. Default: all.")] = None,
     windows: Annotated[str, typer.Option(help="Which windows carry a recording's label: all or loudest.")] = "all",
     secondary_weight: Annotated[float, typer.Option(help="Target of a secondary label among the classes.")] = 1.0,
@@ -47,6 +60,11 @@ def fit(
     valid_fold: FoldOption = "",
     labels: LabelsOption = None,
     target: TargetOption = "",
+    annotations: AnnotationsOption = None,
+    overlap_s: OverlapSecondsOption = None,
+    overlap_share: OverlapShareOption = None,
+    annotated_species: SpeciesOption = "",
+    label_column: LabelColumnOption = "",
     seed: SeedOption = 0,
     with_backbones: Annotated[
         bool, typer.Option(help="Copy the backbones into the head: `heads predict` then needs nothing else.")
@@ -60,9 +78,20 @@ def fit(
     dry_run: DryRunOption = False,
 ) -> None:
     """Fit a head on the labelled windows of a store, or with --shots see how many recordings a class needs."""
+    from embeddings.errors import InputError
+
+    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column)
+    split = split or ("train" if boxes is None else "all")
+    if boxes is not None and (labels is not None or target == "type" or windows != "all" or secondary_weight != 1):
+        raise InputError(
+            "--annotations label windows by themselves; leave out --labels, --target type, --windows and "
+            "--secondary-weight."
+        )
     if shots or seeds is not None:
         from cli.heads_shots import draw_curve
 
+        if boxes is not None or only:
+            raise InputError("--shots draws whole recordings by their labels; leave out --annotations and --only.")
         draw_curve(
             store_path,
             out,
@@ -97,8 +126,14 @@ def fit(
     names = [block.name for block in store.choose_blocks(blocks.split(",") if blocks else None)]
     unfitted = unfitted_head(head, fusion, len(names), head_settings(head, setting or [], seed))
     require_free_or_refit(out, unfitted.kind, names, overwrite)
-    rows = rows_of_split(store, split, valid_fold)
-    labelled = stored_rows(store, names, rows, windows=windows, secondary_weight=secondary_weight)
+    facts: dict[str, Any] = {"only": only} if only else {}
+    if boxes is not None:
+        windows = "annotated"
+        labelled, more = annotated_to_fit(boxes, store, names, split, valid_fold, only)
+        facts |= more
+    else:
+        rows = rows_of_split(store, split, valid_fold, only)
+        labelled = stored_rows(store, names, rows, windows=windows, secondary_weight=secondary_weight)
     n_fitted = len(np.unique(labelled.recording_of_row))
     how = f", {fusion} fusion," if unfitted.kind != head else ""
     what = (
@@ -113,11 +148,12 @@ def fit(
         fitted = unfitted.fit(labelled, progress=report)
     fitted.provenance = {
         "store": str(store.path.resolve()),
-        "labels": str(labels.resolve()) if labels is not None else "the store's",
+        "labels": "boxes" if boxes else str(labels.resolve()) if labels is not None else "the store's",
         "target": target or "species",
         "split": {"side": split, "valid_fold": valid_fold, **store.split_settings},
         "n_windows": labelled.n_rows,
         "n_recordings": n_fitted,
+        **facts,
     }
     weighed = ""
     if isinstance(fitted, FusedHead):

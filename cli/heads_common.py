@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FoldOption",
     "LabelsOption",
+    "OnlyOption",
     "SeedOption",
     "StoreArgument",
     "TargetOption",
     "blocks_in",
     "head_settings",
+    "named_like",
     "on_side",
     "open_store",
     "require_free_or_refit",
@@ -39,6 +41,9 @@ __all__ = [
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+OnlyOption = Annotated[
+    str, typer.Option(help="Only recordings whose file name fits this pattern, such as 'site1_*' (quote it).")
+]
 LabelsOption = Annotated[
     Path | None,
     typer.Option(
@@ -91,14 +96,31 @@ def on_side(store: Store, split: str, valid_fold: str) -> np.ndarray:
     return np.array([split == "all" or side in (split, "both") for side in sides], bool)
 
 
-def rows_of_split(store: Store, split: str, valid_fold: str) -> np.ndarray:
-    """Row numbers of one side of the split. Raises InputError when it has none."""
+def rows_of_split(store: Store, split: str, valid_fold: str, only: str = "") -> np.ndarray:
+    """Row numbers of one side of the split, of recordings whose name fits a pattern. Raises InputError without any."""
     from embeddings.errors import InputError
 
-    rows = store.index.rows_of(on_side(store, split, valid_fold))
+    side = on_side(store, split, valid_fold)
+    rows = store.index.rows_of(side)
     if not len(rows):
         raise InputError(f"{store.path} has no windows on the {split} side; `embed info {store.path}` shows its split.")
+    if not only:
+        return rows
+    rows = store.index.rows_of(side & named_like(store, only))
+    if not len(rows):
+        names = ", ".join(r.filename or r.path.name for r in store.catalogue.recordings[:3])
+        raise InputError(f"--only {only} fits no recording on the {split} side; names are like {names}.")
     return rows
+
+
+def named_like(store: Store, pattern: str) -> np.ndarray:
+    """(n_recordings,) bool: the file name fits a shell pattern (*, ?, [ab]), with its folder or without."""
+    from fnmatch import fnmatchcase
+
+    import numpy as np
+
+    names = [(r.filename or r.path.name) for r in store.catalogue]
+    return np.array([fnmatchcase(n, pattern) or fnmatchcase(n.rsplit("/", 1)[-1], pattern) for n in names], bool)
 
 
 def secondary_weight_of(given: str) -> float:

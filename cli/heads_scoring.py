@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import JsonOption, console, write_summary
+from cli.heads_annotations import (
+    AnnotationsOption,
+    LabelColumnOption,
+    OverlapSecondsOption,
+    OverlapShareOption,
+    SpeciesOption,
+    boxes_asked,
+    score_annotated,
+)
 from cli.heads_common import (
     FoldOption,
     LabelsOption,
+    OnlyOption,
     SeedOption,
     StoreArgument,
     TargetOption,
@@ -53,6 +63,7 @@ def score(
     head_path: Annotated[Path, typer.Argument(help="A head made by `heads fit`.")],
     store_path: StoreArgument,
     split: SplitOption = "",
+    only: OnlyOption = "",
     valid_fold: FoldOption = "",
     pool: PoolOption = "mean",
     threshold: ThresholdOption = None,
@@ -62,6 +73,11 @@ def score(
     secondary: SecondaryOption = "positive",
     labels: LabelsOption = None,
     target: TargetOption = "",
+    annotations: AnnotationsOption = None,
+    overlap_s: OverlapSecondsOption = None,
+    overlap_share: OverlapShareOption = None,
+    annotated_species: SpeciesOption = "",
+    label_column: LabelColumnOption = "",
     per_class: Annotated[bool, typer.Option(help="Print the table of classes.")] = True,
     json_path: JsonOption = None,
 ) -> None:
@@ -69,11 +85,37 @@ def score(
     from stage2_heads.heads import load_head
     from stage2_heads.report import class_table, score_table
 
+    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column)
     head = load_head(head_path)
-    store = open_store(store_path, labels, target or head.provenance.get("target", ""))
+    if boxes is not None and (labels is not None or target == "type" or pool != "mean" or secondary != "positive"):
+        from embeddings.errors import InputError
+
+        raise InputError(
+            "--annotations are scored window by window; leave out --labels, --target type, --pool and --secondary."
+        )
+    store = open_store(store_path, labels, "" if boxes else target or head.provenance.get("target", ""))
     heard = head.heard_.union(store.heard(blocks_in(head, head_path, store)))
     weight = secondary_weight_of(secondary)
-    asked = _Asked(split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight, labels)
+    asked = _Asked(split, valid_fold, pool, threshold, bootstrap, seed, include_seen, weight, labels, only)
+    if boxes is not None:
+        score_annotated(
+            boxes,
+            head,
+            head_path,
+            store,
+            blocks_in(head, head_path, store),
+            heard,
+            split=asked.side,
+            valid_fold=valid_fold,
+            only=only,
+            threshold=threshold,
+            bootstrap=bootstrap,
+            seed=seed,
+            include_seen=include_seen,
+            per_class=per_class,
+            json_path=json_path,
+        )
+        return
     report = asked.report_of(head, head_path, store, heard)
     out = console()
     out.print(score_table(report, f"{head_path} on {store_path}, {asked.words}; windows pooled by {pool}"))
@@ -183,6 +225,7 @@ class _Asked:
     include_seen: bool
     secondary_weight: float
     labels: Path | None
+    only: str = ""
 
     @property
     def side(self) -> str:
@@ -193,18 +236,19 @@ class _Asked:
     def words(self) -> str:
         fold = f" of fold {self.valid_fold}" if self.valid_fold else ""
         labels = f", labels of {self.labels}" if self.labels is not None else ""
-        return ("all that is unheard" if self.side == "all" else f"split {self.side}") + fold + labels
+        named = f", named {self.only}" if self.only else ""
+        return ("all that is unheard" if self.side == "all" else f"split {self.side}") + fold + named + labels
 
     def to_json(self) -> dict[str, Any]:
         labels = str(self.labels) if self.labels is not None else "the store's"
-        return {"split": self.split, "valid_fold": self.valid_fold, "labels": labels}
+        return {"split": self.split, "only": self.only, "valid_fold": self.valid_fold, "labels": labels}
 
     def report_of(self, head: Head, head_path: Path, store: Store, heard: Heard) -> ScoreReport:
         """Score one head on what `heard` does not cover."""
         from stage2_heads.labels import RecordingLabels
         from stage2_heads.scoring import evaluate
 
-        rows = rows_of_split(store, self.side, self.valid_fold)
+        rows = rows_of_split(store, self.side, self.valid_fold, self.only)
         places, recording_of_row = store.index.recordings_of(rows)
         with share_progress(f"scoring {head_path.name}") as progress:
             return evaluate(

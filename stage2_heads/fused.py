@@ -195,7 +195,8 @@ class FusedHead(Head):
                 found.append(np.concatenate([_log_odds(head, X)[:, known].ravel() for X, _ in asking.batches(4096)]))
             asking = rows.subset(asked).sample(most, self.settings.seed)
             decisions.append(np.stack(found, axis=1))
-            targets.append(asking.targets[asking.recording_of_row][:, known].ravel().astype(np.float64))
+            truths, truth_of_row = asking.truths
+            targets.append(truths[truth_of_row][:, known].ravel().astype(np.float64))
             recordings.append(np.repeat(np.flatnonzero(asked)[asking.recording_of_row], known.sum()))
         return _Unfitted(np.concatenate(decisions), np.concatenate(targets), np.concatenate(recordings), enough)
 

@@ -105,8 +105,9 @@ class KnnHead(Head):
             done += len(X)
             progress((0.2 if gathers else 1.0) * done / rows.n_rows)
         # Windows share their recording's targets and recordings share label sets: each is kept once.
-        self._targets, code_of_recording = np.unique(rows.targets, axis=0, return_inverse=True)
-        self._codes = code_of_recording.reshape(-1)[rows.recording_of_row].astype(np.int32)
+        truths, truth_of_row = rows.truths
+        self._targets, code_of_truth = np.unique(truths, axis=0, return_inverse=True)
+        self._codes = code_of_truth.reshape(-1)[truth_of_row].astype(np.int32)
         if gathers:
             self._gather(np.asarray(rows.recording_of_row))
             progress(1.0)

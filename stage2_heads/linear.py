@@ -114,8 +114,8 @@ class LinearHead(Head):
         self._draw_features(rows.sample(settings.n_features, settings.seed))
         self._reset_weights()
         self._n_rows = rows.n_rows
-        row_counts = np.bincount(rows.recording_of_row, minlength=rows.n_recordings)
-        self._positives = row_counts @ rows.targets.astype(np.float64)
+        truths, truth_of_row = rows.truths
+        self._positives = np.bincount(truth_of_row, minlength=len(truths)) @ truths.astype(np.float64)
 
         batch_size = min(settings.batch_size, rows.n_rows)
         per_epoch = math.ceil(rows.n_rows / batch_size)

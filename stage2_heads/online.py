@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -150,4 +150,4 @@ class OnlineHead(Head):
 
 def _in_drawn_order(rows: LabelledRows, seed: int) -> LabelledRows:
     order = np.random.default_rng(seed).permutation(rows.n_rows)
-    return replace(rows, rows=rows.rows[order], recording_of_row=rows.recording_of_row[order])
+    return rows.taken(order)

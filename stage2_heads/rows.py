@@ -9,76 +9,36 @@ import numpy as np
 
 from embeddings.contract import Fingerprint, RowReader
 from embeddings.errors import ContractError, InputError
+from stage2_heads.array_reader import ArrayReader, BlockReader
 from stage2_heads.labels import RecordingLabels, class_set, target_matrix
 from stage2_heads.run_coded import RunCoded, run_coded
 
 __all__ = ["WINDOW_POLICIES", "ArrayReader", "LabelledRows", "label_rows"]
 
 WINDOW_POLICIES = ("all", "loudest")
+ANNOTATED = "annotated"  # windows with a truth of their own, which no policy for recordings' labels replaces
 _BLOCK_ROWS = 256  # rows that lie side by side and are read in one go
 _POOL_BYTES = 64 << 20  # vectors among which a shuffled epoch mixes
 _HELD_BYTES = 256 << 20  # vectors that are read once and kept, because small sets are gone over thousands of times
 
 
-class ArrayReader:
-    """A RowReader over vectors in memory.
-
-    vectors : (n, sum(dims)) float;  dims : length of each block
-    """
-
-    def __init__(self, vectors: np.ndarray, dims: Sequence[int]) -> None:
-        self.dims = tuple(int(d) for d in dims)
-        self._vectors = np.asarray(vectors, dtype=np.float32)
-        if self._vectors.ndim != 2 or self._vectors.shape[1] != sum(self.dims):
-            raise ContractError(f"vectors of shape {self._vectors.shape} do not fit blocks of {self.dims}.")
-
-    @property
-    def n_rows(self) -> int:
-        return len(self._vectors)
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """rows : (n,) int64.  Returns float32 (n, dim), in `out[:n]` when `out` is given."""
-        if out is None:
-            return self._vectors[rows]
-        np.take(self._vectors, rows, axis=0, out=out[: len(rows)], mode="clip")
-        return out[: len(rows)]
-
-
-class _BlockReader:
-    """One block's columns of another reader's rows."""
-
-    def __init__(self, reader: RowReader, i: int) -> None:
-        start = sum(reader.dims[:i])
-        self.dims: tuple[int, ...] = (reader.dims[i],)
-        self._reader, self._columns = reader, slice(start, start + reader.dims[i])
-
-    @property
-    def n_rows(self) -> int:
-        return self._reader.n_rows
-
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        vectors = self._reader.read(rows)[:, self._columns]
-        if out is None:
-            return np.ascontiguousarray(vectors)
-        out[: len(rows)] = vectors
-        return out[: len(rows)]
-
-
 @dataclass(frozen=True)
 class LabelledRows:
-    """Windows with the targets of their recordings.
+    """Windows with the targets of their recordings, or with targets of their own.
 
     reader             where the vectors are
     rows               (n,) int32, or int64 in a reader of more than 2^31 rows: the reader's row numbers in use
     recording_of_row   (n,) int32, which recording (a row of `targets`) each window belongs to; this and `rows` are kept
                        by runs where that saves memory, and pass for plain arrays
-    targets            (n_recordings, n_labels) float32 in [0, 1]
+    targets            (n_recordings, n_labels) float32 in [0, 1]: what is true somewhere in each recording
     labels             the classes, in the order of the targets' columns
     blocks             (name, Fingerprint) of each block, in order
     recordings         who they are; fills the head's list of what it has heard, and keeps one source on one side
     heard_by_block     (n_recordings, n_blocks) bool: the block's backbone was trained or selected on the recording
-    windows            "all", or "loudest" after `loudest()`
+    windows            "all"; "loudest" after `loudest()`; "annotated" where windows have targets of their own
     secondary_weight   the target that secondary labels were given
+    window_targets     (m, n_labels) float32, the different truths that windows have, where windows of one recording
+                       differ;  target_of_row: (n,) int32, which of them each window has. None: their recording's
     """
 
     reader: RowReader
@@ -91,6 +51,8 @@ class LabelledRows:
     heard_by_block: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     windows: str = "all"
     secondary_weight: float = 1.0
+    window_targets: np.ndarray | None = None
+    target_of_row: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the usual way to normalise a frozen dataclass's own fields
@@ -98,18 +60,25 @@ class LabelledRows:
         set_field(self, "rows", run_coded(_whole_numbers(self.rows, smallest), 1))
         set_field(self, "recording_of_row", run_coded(_whole_numbers(self.recording_of_row, np.int32), 0))
         set_field(self, "targets", np.asarray(self.targets, dtype=np.float32))
+        if self.window_targets is not None:
+            set_field(self, "window_targets", np.asarray(self.window_targets, dtype=np.float32))
         if len(self.heard_by_block) == 0:
             set_field(self, "heard_by_block", np.zeros((self.n_recordings, len(self.blocks)), dtype=bool))
         n_recordings = self.n_recordings
         if self.rows.shape != self.recording_of_row.shape or self.rows.ndim != 1:
             raise InputError(f"{self.rows.shape} rows but {self.recording_of_row.shape} codes; give one each.")
-        if self.targets.ndim != 2 or self.targets.shape[1] != len(self.labels):
-            raise InputError(f"targets of shape {self.targets.shape} do not fit {len(self.labels)} labels.")
-        if not (np.isfinite(self.targets).all() and (self.targets >= 0).all() and (self.targets <= 1).all()):
-            raise InputError("targets must lie between 0 and 1.")
+        truths, truth_of_row = self.truths
+        for targets in (self.targets, truths):
+            if targets.ndim != 2 or targets.shape[1] != len(self.labels):
+                raise InputError(f"targets of shape {targets.shape} do not fit {len(self.labels)} labels.")
+            if not (np.isfinite(targets).all() and (targets >= 0).all() and (targets <= 1).all()):
+                raise InputError("targets must lie between 0 and 1.")
+        if truth_of_row.shape != self.rows.shape:
+            raise InputError(f"{self.rows.shape} rows but target_of_row of {truth_of_row.shape}; give one each.")
         for what, numbers, n in (
             ("codes", self.recording_of_row, n_recordings),
             ("row numbers", self.rows, self.reader.n_rows),
+            ("numbers of targets", truth_of_row, len(truths)),
         ):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < n:
                 raise InputError(f"{what} run from {numbers.min()} to {numbers.max()}, but there are {n} to be had.")
@@ -126,6 +95,13 @@ class LabelledRows:
     @property
     def n_rows(self) -> int:
         return len(self.rows)
+
+    @property
+    def truths(self) -> tuple[np.ndarray, np.ndarray | RunCoded]:
+        """(m, n_labels) targets, and (n,) which of them each window has."""
+        if self.window_targets is None or self.target_of_row is None:
+            return self.targets, self.recording_of_row
+        return self.window_targets, self.target_of_row
 
     @property
     def n_recordings(self) -> int:
@@ -172,6 +148,7 @@ class LabelledRows:
             self,
             rows=self.rows[of_row],
             recording_of_row=new_code[self.recording_of_row[of_row]],
+            target_of_row=None if self.target_of_row is None else self.target_of_row[of_row],
             targets=self.targets[keep],
             recordings=tuple(r for r, kept in zip(self.recordings, keep, strict=False) if kept),
             heard_by_block=self.heard_by_block[keep],
@@ -181,7 +158,7 @@ class LabelledRows:
         """The same windows as block number i alone has them."""
         return replace(
             self,
-            reader=_BlockReader(self.reader, i),
+            reader=BlockReader(self.reader, i),
             blocks=self.blocks[i : i + 1],
             heard_by_block=self.heard_by_block[:, i : i + 1],
         ).held()
@@ -204,22 +181,30 @@ class LabelledRows:
         order = np.lexsort((self.rows, -rms_dbfs, self.recording_of_row))
         codes = self.recording_of_row[order]
         kept = np.sort(order[np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])] if len(order) else order)
-        return replace(self, rows=self.rows[kept], recording_of_row=self.recording_of_row[kept], windows="loudest")
+        return replace(self.taken(kept), windows="loudest")
 
     def sample(self, n: int, seed: int) -> LabelledRows:
         """At most `n` of the windows, drawn without replacement and left in order; all when there are fewer."""
         if self.n_rows <= n:
             return self
         kept = np.sort(np.random.default_rng(seed).choice(self.n_rows, n, replace=False))
-        return replace(self, rows=self.rows[kept], recording_of_row=self.recording_of_row[kept])
+        return self.taken(kept)
+
+    def taken(self, places: np.ndarray) -> LabelledRows:
+        """Some of the windows, by their places among these, in the order asked for."""
+        return replace(
+            self,
+            rows=self.rows[places],
+            recording_of_row=self.recording_of_row[places],
+            target_of_row=None if self.target_of_row is None else self.target_of_row[places],
+        )
 
     def _in_order(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         x, y = self._buffers(min(batch_size, max(self.n_rows, 1)))
+        truths, truth_of_row = self.truths
         for start in range(0, self.n_rows, batch_size):
             rows = self.rows[start : start + batch_size]
-            np.take(
-                self.targets, self.recording_of_row[start : start + batch_size], axis=0, out=y[: len(rows)], mode="clip"
-            )
+            np.take(truths, truth_of_row[start : start + batch_size], axis=0, out=y[: len(rows)], mode="clip")
             yield self._read(rows, x), y[: len(rows)]
 
     def _shuffled(self, batch_size: int, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -232,17 +217,18 @@ class LabelledRows:
         pool_rows = batch_size * max(1, _POOL_BYTES // (4 * self.dim * batch_size))
         pool = np.empty((min(pool_rows, self.n_rows), self.dim), dtype=np.float32)
         x, y = self._buffers(min(batch_size, self.n_rows))
+        truths, truth_of_row = self.truths
         for pool_start in range(0, self.n_rows, pool_rows):
             drawn = np.arange(pool_start, min(pool_start + pool_rows, self.n_rows))
             block = np.searchsorted(ends, drawn, side="right")
             places = np.sort(starts[block] + drawn - np.r_[0, ends][block])
             vectors = self._read(self.rows[places], pool)
-            codes = self.recording_of_row[places]
+            codes = truth_of_row[places]
             shuffled = rng.permutation(len(places))
             for start in range(0, len(places), batch_size):
                 chosen = shuffled[start : start + batch_size]
                 np.take(vectors, chosen, axis=0, out=x[: len(chosen)], mode="clip")
-                np.take(self.targets, codes[chosen], axis=0, out=y[: len(chosen)], mode="clip")
+                np.take(truths, codes[chosen], axis=0, out=y[: len(chosen)], mode="clip")
                 yield x[: len(chosen)], y[: len(chosen)]
 
     def _read(self, rows: np.ndarray, buffer: np.ndarray) -> np.ndarray:
@@ -289,6 +275,11 @@ def label_rows(
     negatives for every class.
     Raises InputError when nothing labelled is left.
     """
+    if windows == ANNOTATED:
+        raise InputError(
+            "this head was fitted on annotated windows, and recordings' labels say less: fit anew with "
+            "`heads fit --annotations`."
+        )
     if windows not in WINDOW_POLICIES:
         raise InputError(f"windows={windows!r} is not a policy; choose {', '.join(WINDOW_POLICIES)}.")
     recording_of_row = np.asarray(recording_of_row)
