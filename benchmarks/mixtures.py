@@ -57,7 +57,8 @@ def mix(store: Store, rain: Sequence[Path], n: int, rng: np.random.Generator) ->
     known = heard.trained_on | heard.selected_on
     by_label: dict[str, list[Path]] = {}
     for r in store.catalogue:
-        if r.split == "valid" and r.recording not in known and not r.secondary_labels:
+        unheard = r.recording not in known and r.xeno_canto_id not in heard.xeno_canto_ids - {""}
+        if r.split == "valid" and unheard and not r.secondary_labels:
             by_label.setdefault(r.primary_label, []).append(r.path)
     for n_species in _N_SPECIES:
         for _ in range(n):

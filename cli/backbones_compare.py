@@ -103,6 +103,7 @@ def _read_data(experiment: Experiment, root: Path, cache: HashCache) -> Catalogu
 
 def _check(experiment: Experiment, catalogue: Catalogue, trials: list[Trial]) -> None:
     """Everything that can be wrong is told before the first training."""
+    from embeddings.errors import InputError
     from stage1_backbones.augment import read_beds
     from stage1_backbones.registry import create_network, describe_backbone
     from stage1_backbones.training import plan_training
@@ -113,6 +114,7 @@ def _check(experiment: Experiment, catalogue: Catalogue, trials: list[Trial]) ->
     for name in experiment.frozen:
         describe_backbone(name)
     checked: set[str] = set()
+    window_s: dict[tuple[str, str], float] = {}
     for trial in trials:
         split = experiment.split(catalogue, trial)
         trained = [r for r in catalogue if split.assignments.get(r.recording) == "train"]
@@ -120,14 +122,20 @@ def _check(experiment: Experiment, catalogue: Catalogue, trials: list[Trial]) ->
             settings = experiment.settings(trial.recipe, kind, trial.seed)
             plan_training(trained, settings)
             seen = str(replace(settings, seed=0))
-            if seen in checked:
+            if seen in checked and (trial.recipe, kind) in window_s:
                 continue
             checked.add(seen)
             network = create_network(kind, settings.network, 2, settings.weights)
+            window_s[trial.recipe, kind] = network.window_s
             if settings.augment.background_folder:
                 read_beds(
                     Path(settings.augment.background_folder), network.sample_rate_hz, network.window_s, most_s=1.0
                 )
+    for arm in experiment.arms():
+        lengths = {block: window_s[arm.recipe, block] for block in arm.blocks if (arm.recipe, block) in window_s}
+        if len(set(lengths.values())) > 1:
+            named = ", ".join(f"{block} {length:g} s" for block, length in lengths.items())
+            raise InputError(f"{arm.name}: blocks of one store hear windows of one length, not {named}.")
 
 
 def _say_plan(experiment: Experiment, catalogue: Catalogue, cells: Cells) -> None:

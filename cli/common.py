@@ -159,8 +159,8 @@ def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalo
         table.add_row(raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
     console().print(table)
     console().print(
-        f"{found.n_without} recordings say no kind of call and count as unlabelled; {found.n_other} say only what is "
-        f"not in the vocabulary, and are labelled `other`."
+        f"{found.n_without} recordings say no kind of call{' and count as unlabelled' if target == 'type' else ''}; "
+        f"{found.n_other} say only what is not in the vocabulary, and are labelled `other`."
     )
     return replace(catalogue, recordings=found.recordings) if target == "type" else catalogue
 

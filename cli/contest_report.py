@@ -20,7 +20,7 @@ from cli.contest_pictures import (
     svg_of,
 )
 from cli.figures import figure_words
-from embeddings.files import write_atomically
+from embeddings.files import write_atomically, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,8 +53,8 @@ def write_contest(contest: Contest, folder: Path) -> list[Path]:
     """contest.csv, contest.md and contest.html in `folder`. Returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "contest.csv", lambda path: _write_csv(path, contest))
-    write_atomically(folder / "contest.md", lambda path: _write_text(path, _markdown(contest)))
-    write_atomically(folder / "contest.html", lambda path: _write_text(path, _html(contest)))
+    write_text(folder / "contest.md", _markdown(contest))
+    write_text(folder / "contest.html", _html(contest))
     return [folder / name for name in ("contest.csv", "contest.md", "contest.html")]
 
 
@@ -101,10 +101,6 @@ def _markdown(contest: Contest) -> str:
         lines += ["How the blocks arrange recordings before any head is fitted:", ""]
         lines += [f"- {_arranged(arrangement)}" for arrangement in contest.arrangements]
     return "\n".join([*lines, ""])
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write_csv(path: Path, contest: Contest) -> None:

@@ -14,7 +14,7 @@ from cli.experiment import AGAINST, Arm, Experiment, Trial
 from cli.experiment_cells import CellScores
 from cli.figures import figure_words
 from embeddings.errors import InputError
-from embeddings.files import write_atomically, write_json
+from embeddings.files import write_atomically, write_json, write_text
 from stage2_heads.score_report import Figure
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def write_results(results: list[ArmResult], experiment: Experiment, folder: Path
     head = "| " + " | ".join(headings) + " |\n|" + "---|" * len(headings) + "\n"
     body = "".join("| " + " | ".join(row) + " |\n" for row in rows)
     markdown = f"# {title}\n\n{head}{body}\n{_caption(results, experiment)}\n"
-    write_atomically(folder / "results.md", lambda path: _write_text(path, markdown))
+    write_text(folder / "results.md", markdown)
     write_atomically(folder / "results.csv", lambda path: _write_csv(path, results, experiment))
     about = {"title": title, "folds": experiment.folds, "seeds": list(experiment.seeds), "pool": experiment.pool}
     write_json(folder / "results.json", {**about, "results": [result.to_json() for result in results]})
@@ -252,10 +252,6 @@ def _caption(results: list[ArmResult], experiment: Experiment) -> str:
         f"millions that the row's backbones learnt, without classifiers; min: minutes to train them once."
         f"{silenced if experiment.silenced else ''}"
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write_csv(path: Path, results: list[ArmResult], experiment: Experiment) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.common import describe_named_backbones
 
 if TYPE_CHECKING:
+    from embeddings.contract import Fingerprint
     from embeddings.store import Store
     from stage2_heads.base import Head
 
-__all__ = ["backbones_of", "carry_backbones", "copy_backbones"]
+__all__ = ["backbones_of", "carry_backbones", "copy_backbones", "gather_backbones"]
 
 
 def backbones_of(head: Head, head_path: Path, named: list[str]) -> list[str]:
@@ -22,7 +24,6 @@ def backbones_of(head: Head, head_path: Path, named: list[str]) -> list[str]:
     """
     from embeddings.contract import require_same_blocks
     from embeddings.errors import InputError
-    from stage1_backbones.registry import describe_backbone
 
     if not head.blocks_:
         raise InputError(f"head {head_path} does not say which backbones made its vectors; it predicts on stores only.")
@@ -30,15 +31,19 @@ def backbones_of(head: Head, head_path: Path, named: list[str]) -> list[str]:
     places: dict[str, str] = {}
     for place, source in describe_named_backbones(named):
         available[source.name], places[source.name] = source.fingerprint, place
-    for name, _ in head.blocks_ if not named else ():
-        found = next((p for p in _candidates(head, head_path, name) if (p / "backbone.json").is_file()), None)
+    for name, fingerprint in head.blocks_:
+        if fingerprint in available.values():
+            continue
+        found = next((p for p in _candidates(head, head_path, name) if _made_by(p, fingerprint)), None)
+        if found is None and named:
+            break  # the contract says how those that were named differ
         if found is None:
             raise InputError(
                 f"the backbone of block {name!r} is neither in {head_path} nor in the store it was fitted on "
                 f"({head.provenance.get('store', 'unknown')}). Name it with --backbone {name}=FOLDER; `heads fit "
                 "--with-backbones` makes heads that need nothing else."
             )
-        available[name], places[name] = describe_backbone(found).fingerprint, str(found)
+        available[name], places[name] = fingerprint, str(found)
     names = require_same_blocks(head.blocks_, available, who=f"head {head_path}", where="the backbones found")
     return [f"{name}={places[name]}" for name in names]
 
@@ -59,13 +64,34 @@ def copy_backbones(store: Store, names: list[str], head_path: Path) -> None:
 
 
 def carry_backbones(from_head: Path, to_head: Path) -> None:
-    """Give a head that was made of another one the same copies, where that one has any."""
+    """Give a head that was made of another one the same copies, or none where that one has none."""
     from embeddings.files import replace_folder
     from stage2_heads.head_files import BACKBONES
 
     source = from_head / BACKBONES
-    if source.is_dir() and from_head.resolve() != to_head.resolve():
+    if from_head.resolve() == to_head.resolve():
+        return
+    if source.is_dir():
         replace_folder(to_head / BACKBONES, lambda temporary: _copy(source, temporary))
+    else:
+        shutil.rmtree(to_head / BACKBONES, ignore_errors=True)
+
+
+def gather_backbones(from_heads: Sequence[Path], to_head: Path) -> None:
+    """Give a head that was made of several the copies of all of them; a block that several have is taken once."""
+    from embeddings.files import replace_folder
+    from stage2_heads.head_files import BACKBONES
+
+    sources = {p.name: p for head in from_heads for p in sorted((head / BACKBONES).glob("*")) if p.is_dir()}
+
+    def fill(temporary: Path) -> None:
+        for name, source in sources.items():
+            shutil.copytree(source, temporary / name)
+
+    if sources:
+        replace_folder(to_head / BACKBONES, fill)
+    else:
+        shutil.rmtree(to_head / BACKBONES, ignore_errors=True)
 
 
 def _copy(source: Path, folder: Path) -> None:
@@ -78,9 +104,17 @@ def _candidates(head: Head, head_path: Path, name: str) -> list[Path]:
     from stage2_heads.head_files import BACKBONES
 
     candidates = [head_path / BACKBONES / name]
-    try:
-        layout = StoreLayout(Path(str(head.provenance.get("store", ""))))
-        candidates.append(layout.backbone_path(layout.blocks[name]))
-    except (CisticolaError, KeyError):
-        pass  # the store has gone; the head may have copies of its own
+    for one in (head, *head.members_):
+        try:
+            layout = StoreLayout(Path(str(one.provenance.get("store", ""))))
+            candidates.append(layout.backbone_path(layout.blocks[name]))
+        except (CisticolaError, KeyError):
+            continue  # the store has gone; the head may have copies of its own
     return candidates
+
+
+def _made_by(place: Path, fingerprint: Fingerprint) -> bool:
+    """Whether a backbone lies there, and is the one that is meant."""
+    from stage1_backbones.registry import describe_backbone
+
+    return (place / "backbone.json").is_file() and describe_backbone(place).fingerprint == fingerprint

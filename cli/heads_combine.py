@@ -26,6 +26,7 @@ def combine(
     dry_run: DryRunOption = False,
 ) -> None:
     """Make one head of several: all their classes, and the weighted mean of what they say of each."""
+    from cli.head_backbones import gather_backbones
     from cli.heads_common import require_free_or_refit
     from embeddings.errors import InputError
     from stage2_heads.combined import combine_heads
@@ -44,6 +45,7 @@ def combine(
         console().print(f"Would combine {what}.", soft_wrap=True)
         return
     combined.save(out)
+    gather_backbones(paths, out)
     console().print(f"Combined {what}.\nHead: {out}", soft_wrap=True)
     write_summary(
         json_path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["predict", "register"]
 
 _CARD = "predictions.json"
+_USUAL_RATE_HZ = 32_000.0  # where a backbone has gone, for the height of Raven's boxes
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +69,7 @@ def predict(
     from stage2_heads.heads import load_head
     from stage2_heads.predict import detecting_of
     from stage2_heads.prediction_files import FORMATS
-    from stage2_heads.submission import read_sample
+    from stage2_heads.submission import read_sample, require_answerable
 
     head = load_head(head_path)
     wanted = list(FORMATS) if formats == "all" else [name.strip() for name in formats.split(",") if name.strip()]
@@ -75,6 +77,10 @@ def predict(
         raise InputError(f"--format {unknown[0]} is not known; choose among {', '.join(FORMATS)}, or all.")
     detecting = detecting_of(head, threshold=threshold, top_k=top_k, species=_species(species))
     sample = read_sample(sample_submission) if sample_submission is not None else None
+    if sample is not None:
+        require_answerable(sample, head, fill)
+    elif fill is not None:
+        raise InputError("--fill goes with --sample-submission; leave it out otherwise.")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
     stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
@@ -91,16 +97,18 @@ def predict(
     else:
         named = backbones_of(head, head_path, backbone or [])
         place = store or out / "store"
-        done = extract_into(
-            _source(audio, out, dry_run=dry_run),
-            place,
-            backbone=named,
-            hop_s=hop_s,
-            engine=engine,
-            workers=workers,
-            device=device,
-            dry_run=dry_run,
-        )
+        with TemporaryDirectory() as scratch:
+            done = extract_into(
+                _source(audio, Path(scratch) if dry_run else out),
+                place,
+                backbone=named,
+                hop_s=hop_s,
+                engine=engine,
+                workers=workers,
+                device=device,
+                mix_splits=True,  # nothing is fitted on what is predicted
+                dry_run=dry_run,
+            )
         if done is None:
             console().print(f"Would then score their windows for {detecting.words}.")
             return
@@ -196,8 +204,8 @@ def _provenance(head: Head, head_path: Path, store: Store, names: list[str], det
     from stage2_heads.prediction_files import Provenance
 
     digest = hashlib.sha256((head_path / "head.json").read_bytes()).hexdigest()[:12]
-    folders = [store.backbone_path(store.blocks[name]) for name in names]
-    described = [read_json(folder / "backbone.json", what="backbone description") for folder in folders]
+    described = [store.backbone_path(store.blocks[name]) / "backbone.json" for name in names]
+    rates_hz = [read_json(path, what="backbone").get("sample_rate_hz", 0) for path in described if path.is_file()]
     return Provenance(
         head=f"{head_path.name}@{digest}",
         blocks="+".join(f"{name}@{fingerprint.digest[:12]}" for name, fingerprint in head.blocks_),
@@ -205,7 +213,7 @@ def _provenance(head: Head, head_path: Path, store: Store, names: list[str], det
         labels=head.labels_,
         names=head.names_,
         thresholds=detecting.thresholds,
-        high_hz=max(float(one["sample_rate_hz"]) for one in described) / 2,
+        high_hz=max(map(float, rates_hz), default=_USUAL_RATE_HZ) / 2,
     )
 
 
@@ -216,13 +224,13 @@ def _species(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _source(audio: list[str], out: Path, *, dry_run: bool) -> Path:
-    """What `embed extract` is to read: the one thing named, or a list of all the files that several name."""
+def _source(audio: list[str], folder: Path) -> Path:
+    """What `embed extract` is to read: the one thing named, or a list, put into `folder`, of all that several name."""
     import glob
 
     from embeddings.catalogue_sources import AUDIO_SUFFIXES
     from embeddings.errors import InputError
-    from embeddings.files import write_atomically
+    from embeddings.files import write_text
 
     files: list[Path] = []
     for text in audio:
@@ -237,19 +245,10 @@ def _source(audio: list[str], out: Path, *, dry_run: bool) -> Path:
                 raise InputError(f"{one} is a store; predict on it alone.")
             if one.is_dir():
                 files += sorted(p for p in one.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            elif one.suffix.lower() in (".csv", ".txt"):
+            elif one == path and one.suffix.lower() in (".csv", ".txt"):
                 raise InputError(f"{one} is a table or a list; predict on it alone.")
-            else:
+            elif one == path or one.suffix.lower() in AUDIO_SUFFIXES:  # a pattern also finds a recorder's settings
                 files.append(one)
-    lines = "".join(f"{path.resolve()}\n" for path in dict.fromkeys(files))
-    listing = out / "recordings.txt"
-    if dry_run:
-        import tempfile
-
-        listing = Path(tempfile.mkdtemp(prefix="cisticola-")) / "recordings.txt"
-    write_atomically(listing, lambda temporary: _write_text(temporary, lines))
+    listing = folder / "recordings.txt"
+    write_text(listing, "".join(f"{path.resolve()}\n" for path in dict.fromkeys(files)))
     return listing
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

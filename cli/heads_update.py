@@ -62,7 +62,7 @@ def update(
         summary = _learn_stream(head, target, dry_run)
     else:
         summary = _learn_store(head, head_path, store_path, labels, split, seed, target, dry_run)
-    if target.is_dir():
+    if not dry_run and target.is_dir():
         carry_backbones(head_path, target)
     write_summary(json_path, {"head": str(target), "kind": head.kind, "saved": not dry_run, **summary})
     if summary.get("n_errors") or summary.get("problems"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings.files import write_atomically
+from embeddings.files import write_atomically, write_text
 from stage2_heads.score_report import Figure
 from stage2_heads.shots import METRICS, CurvePoint, Shots, shots_name
 
@@ -55,7 +55,7 @@ def write_curve(
     text = "\n\n".join([f"# {title}", "\n".join(lines), _caption(points), *notes]) + "\n"
     paths = [folder / f"curve.{ending}" for ending in ("csv", "md", "png")]
     write_atomically(paths[0], lambda path: _write_csv(path, points, sizes))
-    write_atomically(paths[1], lambda path: _write_text(path, text))
+    write_text(paths[1], text)
     write_atomically(paths[2], lambda path: _draw(path, points, title))
     return paths
 
@@ -107,10 +107,6 @@ def _caption(points: Sequence[CurvePoint]) -> str:
         f"nested, the same for every head. In brackets 95 % intervals of that mean: {both}. On class means of small "
         f"sets they are narrower than the truth. sd: standard deviation over draws, how far one may be off."
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write_csv(path: Path, points: Sequence[CurvePoint], sizes: Sizes) -> None:

@@ -168,6 +168,7 @@ def _judge(
     from safetensors.numpy import load_file, save_file
 
     from cli.experiment import digest_of
+    from embeddings.files import write_atomically
     from embeddings.splits import k_fold_split
     from stage1_backbones.trained import resolve_device
     from stage1_backbones.training import train
@@ -194,8 +195,9 @@ def _judge(
             device=resolve_device(device),
             kept_apart=held_out,
         )
+        found = {"truth": seen[0][0], "scores": np.stack([scores for _, scores in seen])}
+        write_atomically(path, lambda temporary: save_file(found, temporary))
         shutil.rmtree(folder)
-        save_file({"truth": seen[0][0], "scores": np.stack([scores for _, scores in seen])}, path)
         console().print(f"  fold {fold} of {folds}: {summary.n_fit} recordings, {summary.minutes:.1f} min")
     kept = load_file(path)
     return kept["truth"], kept["scores"]
@@ -226,19 +228,15 @@ def _table(cells: Sequence[Cell], title: str) -> Any:
 
 def _write(cells: Sequence[Cell], out: Path, title: str) -> None:
     """types.csv, types.md and types.png in `out`."""
-    from embeddings.files import write_atomically
+    from embeddings.files import write_atomically, write_text
 
     lines = [f"# {title}", "", "| " + " | ".join(_headings()) + " |", "|" + "---|" * len(_headings())]
     lines += ["| " + " | ".join(_row(cell)) + " |" for cell in cells]
     lines += ["", "95 % intervals: Bayesian bootstrap over recordings. Cut: scores outside the K best, or below the"]
     lines += ["threshold, are 0; F1 counts what is left.", ""]
-    write_atomically(out / "types.md", lambda path: _write_text(path, "\n".join(lines)))
+    write_text(out / "types.md", "\n".join(lines))
     write_atomically(out / "types.csv", lambda path: _write_csv(path, cells))
     write_atomically(out / "types.png", lambda path: _draw(path, cells))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write_csv(path: Path, cells: Sequence[Cell]) -> None:

@@ -263,6 +263,9 @@ def _add_box(found: ParsedFile, name: str, values: Mapping[str, str], where: str
             comma = "; write decimals with a point" if re.fullmatch(r"-?\d+,\d+", text) else ""
             found.bad.append(f"{where}: {titles.get(role, role)} is {text!r}, not a number{comma}")
             return
+    if "offset_s" in titles and numbers["offset_s"] is None:
+        found.bad.append(f"{where}: {titles['offset_s']} is empty, so where in its file the box lies is unknown")
+        return
     start_s, end_s = numbers["start_s"], numbers["end_s"]
     assert start_s is not None
     assert end_s is not None

@@ -148,7 +148,7 @@ def match_annotations(annotations: Annotations, recordings: Sequence[Recording])
 
 
 def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> Annotations:
-    """Boxes under other labels where they bear a class's scientific or common name.
+    """Boxes, and what was looked for, under a class's label where they bear its scientific or common name.
 
     names : label -> (scientific name, common name).  A name that several classes have is left as it is.
     """
@@ -158,13 +158,15 @@ def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> A
             if name:
                 spelt.setdefault(name.casefold(), set()).add(label)
     label_of = {name: next(iter(labels)) for name, labels in spelt.items() if len(labels) == 1}
+
+    def named(label: str) -> str:
+        return label if label in names else label_of.get(label.casefold(), label)
+
     files = [
         replace(
             file,
-            boxes=tuple(
-                box if box.label in names else replace(box, label=label_of.get(box.label.casefold(), box.label))
-                for box in file.boxes
-            ),
+            boxes=tuple(replace(box, label=named(box.label)) for box in file.boxes),
+            looked_for=None if file.looked_for is None else frozenset(map(named, file.looked_for)),
         )
         for file in annotations.files
     ]

@@ -88,7 +88,7 @@ class Heard:
             trained_on=frozenset(value["trained_on"]),
             selected_on=frozenset(value["selected_on"]),
             xeno_canto_ids=frozenset(value["xeno_canto_ids"]),
-            unpublished=value["unpublished"],
+            unpublished=value.get("unpublished", ""),
         )
 
 

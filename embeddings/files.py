@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from embeddings.errors import InputError
 
-__all__ = ["content_hash", "read_json", "replace_folder", "sync_folder", "write_atomically", "write_json"]
+__all__ = ["content_hash", "read_json", "replace_folder", "sync_folder", "write_atomically", "write_json", "write_text"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -40,7 +40,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. Not-a-number is refused, because JSON has no word for it."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
+    write_atomically(path, lambda temporary: _write(temporary, text))
 
 
 def read_json(path: Path, *, what: str) -> dict[str, Any]:
@@ -117,5 +122,5 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")

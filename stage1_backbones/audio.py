@@ -34,7 +34,7 @@ def stream_windows(
     start_s, end_s : hear only this part, None to the end: it is cut like a recording of its own, while its windows keep
                      their times in the whole one
     Yields windows in order of time; `waveforms[rate]` is float32 (round(window_s * rate),) and starts at
-    sample round(start_s * rate) of the whole recording resampled at once. Samples beyond 1.0 are kept.
+    sample round(start_s * rate) of the whole recording (or part) resampled at once. Samples beyond 1.0 are kept.
     Raises AudioError on a file that is empty or not audio, and, after the good windows, on one that stops
     decoding, is shorter than its header promises, or holds samples that are not finite.
     """

@@ -55,6 +55,10 @@ class FusionSettings:
     def __post_init__(self) -> None:
         require_one_of("how", self.how, FUSIONS)
         require_one_of("output", self.output, OUTPUTS)
+        if not (self.window_s * self.picture.sample_rate_hz).is_integer():
+            raise InputError(
+                f"network.window_s={self.window_s} is no whole number of samples at {self.picture.sample_rate_hz} Hz."
+            )
         several = self.how == "hierarchical"
         if self.segments is None:
             object.__setattr__(self, "segments", _SEGMENTS if several else 1)

@@ -13,7 +13,7 @@ from embeddings.errors import InputError
 
 __all__ = ["LOSSES", "LossKind", "LossSettings", "leaving_out_unknown", "make_loss", "smoothed"]
 
-_SURELY_NOT = -50.0  # a logit whose sigmoid is 0 in float32
+_SURELY_NOT = -50.0  # a logit whose loss is nothing beside any other, and so is its gradient
 _NO_LABEL = 1e-6  # targets that sum to less are those of a window in which nothing calls
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -73,6 +73,8 @@ def plan_training(
             f"{len(recordings)} training recordings of {n_species(labels)} labels are too few: two labels are needed, "
             f"and at least one label with two recordings, so that some can be kept apart (select_share=0 keeps none)."
         )
+    if settings.with_types:
+        class_names(fit, with_types=True)  # those that are fitted on must say some, too
     n_epochs = settings.n_epochs(len(fit))
     most = 1 if settings.choose == "best" else max(1, n_epochs // _LOOKS)
     return TrainingPlan(

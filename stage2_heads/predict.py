@@ -58,7 +58,7 @@ def detecting_of(
     """What to look for with a head.
 
     threshold  one for all classes; None: the head's own where it was tuned, else 0.5
-    top_k      None: the head's own where it was tuned, else any number
+    top_k      None: the head's own where it was tuned and no threshold is given, else any number
     species    labels, scientific or common names; none: all classes
     Raises InputError that names a value out of range, or a species that the head does not know and those near it.
     """
@@ -74,7 +74,7 @@ def detecting_of(
         thresholds, words = tuning.window.values, f"scores at or above tuned thresholds ({tuning.rule})"
     else:
         thresholds, words = np.full(n, DEFAULT_THRESHOLD), f"scores of {DEFAULT_THRESHOLD:g} or more"
-    if top_k is None and tuning is not None:
+    if top_k is None and threshold is None and tuning is not None:
         top_k = tuning.top_k
     classes = np.ones(n, bool)
     if species:

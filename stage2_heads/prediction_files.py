@@ -94,7 +94,8 @@ def stretches(
 
 @contextmanager
 def open_writers(formats: Sequence[str], folder: Path, about: Provenance) -> Iterator[list[Writer]]:
-    """A writer for each format, into `folder`. Files appear whole when the block ends, or not at all.
+    """A writer for each format, into `folder`. Files appear whole when the block ends, or not at all; label tracks do
+    so one by one.
 
     Raises InputError for a format that there is not.
     """
@@ -120,10 +121,11 @@ class Writer(ABC):
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._close()
-        if kind is None:
-            os.replace(self._temporary, self.path)
-        else:
+        try:
+            self._close()
+            if kind is None:
+                os.replace(self._temporary, self.path)
+        finally:
             self._temporary.unlink(missing_ok=True)
 
     @abstractmethod
@@ -296,7 +298,7 @@ class _Audacity(Writer):
         return None
 
     def write(self, stretch: Stretch) -> None:
-        from embeddings.files import write_atomically
+        from embeddings.files import write_text
 
         for row in self._rows(stretch):
             name = row["common_name"] or row["scientific_name"] or row["label"]
@@ -305,7 +307,7 @@ class _Audacity(Writer):
             return
         text = "".join([f"0.000000\t0.000000\t# {self.about.words}\n", *self._lines])
         path = self._path_of(stretch.recording)
-        write_atomically(path, lambda temporary: _write_text(temporary, text))
+        write_text(path, text)
         self._lines.clear()
 
     def _path_of(self, recording: Recording) -> Path:
@@ -334,7 +336,3 @@ def _began(recorded_at: str) -> datetime | None:
         return datetime.fromisoformat(recorded_at) if recorded_at else None
     except ValueError:
         return None  # a clock that does not parse says nothing
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

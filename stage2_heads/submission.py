@@ -16,7 +16,7 @@ from embeddings.recordings import Recording
 from embeddings.shards import RowTable
 from stage2_heads.base import Head
 
-__all__ = ["Sample", "read_sample", "score_sample", "write_submission"]
+__all__ = ["Sample", "read_sample", "require_answerable", "score_sample", "write_submission"]
 
 _ROW_ID = re.compile(r"(?P<name>.+)_(?P<end>\d+(?:\.\d+)?)")
 _SHOWN = 5
@@ -72,6 +72,18 @@ def read_sample(path: Path) -> Sample:
     return Sample(Path(path), tuple(row_ids), tuple(names), np.array(ends), labels)
 
 
+def require_answerable(sample: Sample, head: Head, fill: float | None) -> None:
+    """Raises InputError when the head does not know a species and nothing fills in, or `fill` is out of range."""
+    if fill is not None and not 0 <= fill < 1:
+        raise InputError(f"--fill {fill:g} must lie in 0..1 (1 excluded).")
+    unknown = [label for label in sample.labels if label not in set(head.labels_)]
+    if unknown and fill is None:
+        raise InputError(
+            f"{sample.path} asks for {len(unknown)} species that the head does not know ({_some(unknown)}). Fit a head "
+            "on them, or give --fill 0 to score them all alike."
+        )
+
+
 def score_sample(
     sample: Sample,
     head: Head,
@@ -90,15 +102,8 @@ def score_sample(
     A row takes the window that overlaps its five seconds most.
     Raises InputError that names columns, recordings or rows without an answer, and a name that two recordings have.
     """
-    if fill is not None and not 0 <= fill < 1:
-        raise InputError(f"--fill {fill:g} must lie in 0..1 (1 excluded).")
+    require_answerable(sample, head, fill)
     column_of = {label: i for i, label in enumerate(head.labels_)}
-    unknown = [label for label in sample.labels if label not in column_of]
-    if unknown and fill is None:
-        raise InputError(
-            f"{sample.path} asks for {len(unknown)} species that the head does not know ({_some(unknown)}). Fit a head "
-            "on them, or give --fill 0 to score them all alike."
-        )
     rows_of: dict[str, dict[int, list[int]]] = {}
     for row, place in zip(rows.tolist(), place_of_row[rows].tolist(), strict=True):
         stem = Path(recordings[place].filename or recordings[place].path.name).stem
@@ -157,11 +162,14 @@ def _best_windows(sample: Sample, places: list[int], start_s: np.ndarray, end_s:
     overlap = np.minimum(end_s[None], ends[:, None]) - np.maximum(start_s[None], ends[:, None] - row_s)
     best = overlap.argmax(axis=1)
     if (beyond := overlap.max(axis=1) <= 0).any():
-        row_id = sample.row_ids[places[int(np.flatnonzero(beyond)[0])]]
-        raise InputError(
-            f"{sample.path}: row {row_id} lies beyond its recording, which ends at {end_s.max():.1f} s"
-            f"{f' (and {int(beyond.sum()) - 1} more)' if beyond.sum() > 1 else ''}. Is this the right recording?"
+        first = int(np.flatnonzero(beyond)[0])
+        others = f" (and {int(beyond.sum()) - 1} more)" if beyond.sum() > 1 else ""
+        where = (
+            "lies beyond its recording, which ends at"
+            if ends[first] - row_s >= end_s.max()
+            else ("falls between two windows; use --hop-s 5 or less for a recording of")
         )
+        raise InputError(f"{sample.path}: row {sample.row_ids[places[first]]}{others} {where} {end_s.max():.1f} s.")
     return best
 
 

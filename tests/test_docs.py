@@ -123,6 +123,12 @@ def test_a_backbone_of_ones_own_is_what_the_page_says(synthetic_set, tmp_path):
     summary = extract(catalogue, [backbone], store, stream_windows)
     assert summary.n_embedded == len(catalogue)
     assert (store.reader().read(np.arange(store.n_rows)) > 0).all()
+    for line in (
+        f"heads fit {tmp_path}/store --head svm --out {tmp_path}/head",
+        f"heads score {tmp_path}/head {tmp_path}/store --bootstrap 20",
+        f"heads predict {tmp_path}/head {tmp_path}/store --format raven --out {tmp_path}/predictions",
+    ):
+        run_line(line)
 
 
 def test_the_pages_build_without_a_network_and_link_to_nothing_that_is_not_there(tmp_path):

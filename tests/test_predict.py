@@ -315,3 +315,38 @@ def test_a_head_that_is_saved_anew_keeps_its_backbones(fitted, tmp_path):
     head = load_head(tmp_path / "head")
     head.save(tmp_path / "head")
     assert (tmp_path / "head" / "backbones" / "logmel_stats" / "backbone.json").is_file()
+
+
+def test_a_trial_run_of_an_update_leaves_the_other_heads_backbones_alone(fitted, predicted, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(fitted, other)
+    (other / "backbones" / "mark").write_text("mine")
+    heads("update", fitted, predicted / "store", "--split", "all", "--out", other, "--dry-run", code=2)
+    assert (other / "backbones" / "mark").read_text() == "mine"
+
+
+def test_a_head_made_of_several_predicts_on_audio(fitted, soundscapes, tmp_path):
+    heads("combine", fitted, fitted, "--out", tmp_path / "both")
+    assert (tmp_path / "both" / "backbones" / "logmel_stats" / "backbone.json").is_file()
+    heads("predict", tmp_path / "both", soundscapes / "B", "--out", tmp_path / "out", "--threshold", "0.05")
+    assert rows_of(tmp_path / "out" / "predictions.csv")
+
+
+def test_copies_of_another_backbone_do_not_stand_in_the_way_of_the_right_one(fitted, soundscapes, tmp_path):
+    shutil.copytree(fitted, tmp_path / "head")
+    described = tmp_path / "head" / "backbones" / "logmel_stats" / "backbone.json"
+    description = json.loads(described.read_text())
+    described.write_text(json.dumps({**description, "kind": "birdnet"}))
+    with pytest.raises(CisticolaError):
+        heads("predict", tmp_path / "head", soundscapes / "B", "--out", tmp_path / "out")
+    named = ["--backbone", fitted / "backbones" / "logmel_stats"]
+    heads("predict", tmp_path / "head", soundscapes / "B", "--out", tmp_path / "out", *named)
+
+
+def test_a_pattern_passes_over_what_is_no_audio_and_fill_needs_a_sample(fitted, soundscapes, tmp_path):
+    shutil.copytree(soundscapes / "B", tmp_path / "card")
+    (tmp_path / "card" / "CONFIG.TXT").write_text("Gain: medium")
+    heads("predict", fitted, tmp_path / "card" / "*", "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["n_recordings"] == 2
+    with pytest.raises(InputError, match="goes with --sample-submission"):
+        heads("predict", fitted, tmp_path / "card", "--out", tmp_path / "out", "--fill", "0.1")
