@@ -40,7 +40,7 @@ class FusionSettings:
     width, patch_dim, gru_dim, front_end  the audio track, as in VggishBigruSettings; `early` has none of its own
     """
 
-    how: str = "deep"
+    how: str = "weighted"
     window_s: float = 5.0
     segments: int | None = None
     model: str = "tf_efficientnet_lite0"

@@ -317,12 +317,21 @@ def test_a_head_that_is_saved_anew_keeps_its_backbones(fitted, tmp_path):
     assert (tmp_path / "head" / "backbones" / "logmel_stats" / "backbone.json").is_file()
 
 
-def test_a_trial_run_of_an_update_leaves_the_other_heads_backbones_alone(fitted, predicted, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(fitted, other)
-    (other / "backbones" / "mark").write_text("mine")
-    heads("update", fitted, predicted / "store", "--split", "all", "--out", other, "--dry-run", code=2)
-    assert (other / "backbones" / "mark").read_text() == "mine"
+def test_a_trial_run_of_an_update_leaves_the_other_heads_backbones_alone(fitted, synthetic_set, tmp_path):
+    from cli.embed import app
+
+    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(tmp_path / "store")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    heads("fit", tmp_path / "store", "--head", "svm", "--with-backbones", "--out", tmp_path / "head")
+    shutil.copytree(fitted, tmp_path / "other")
+    mark = tmp_path / "other" / "backbones" / "mark"
+    mark.write_text("mine")
+    update = ["update", tmp_path / "head", tmp_path / "store", "--split", "valid", "--out", tmp_path / "other"]
+    heads(*update, "--dry-run")
+    assert mark.read_text() == "mine"
+    heads(*update)
+    assert not mark.exists()
+    assert (tmp_path / "other" / "backbones" / "logmel_stats" / "backbone.json").is_file()
 
 
 def test_a_head_made_of_several_predicts_on_audio(fitted, soundscapes, tmp_path):
