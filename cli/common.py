@@ -141,6 +141,7 @@ def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalo
     """
     from dataclasses import replace
 
+    from rich.markup import escape
     from rich.table import Table
 
     from embeddings.call_types import call_types
@@ -156,7 +157,8 @@ def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalo
     table = Table("type", "recordings", "kind of call", "sex", "age", "not in the vocabulary")
     for raw, count in found.counts.items():
         meaning = found.meanings[raw]
-        table.add_row(raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
+        cells = (raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
+        table.add_row(*map(escape, cells))
     console().print(table)
     console().print(
         f"{found.n_without} recordings say no kind of call{' and count as unlabelled' if target == 'type' else ''}; "

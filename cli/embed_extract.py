@@ -108,7 +108,7 @@ class Extracted:
 
 
 def extract_into(
-    source: Path,
+    source: Path | list[Path],
     out: Path,
     *,
     backbone: list[str] | None = None,
@@ -145,7 +145,7 @@ def extract_into(
     references, sources = _sources(backbone or [], store)
     sealing = Sealing(after_s=seal_s)
     cache = HashCache(cache_path, rehash=rehash)
-    is_labelled = source.suffix.lower() == ".csv" or label_folders
+    is_labelled = label_folders or (isinstance(source, Path) and source.suffix.lower() == ".csv")
     with progress("reading", None, "files") as advance:
         if is_labelled or dry_run:
             catalogue = read_catalogue(source, audio=audio, label_folders=label_folders, cache=cache, on_hashed=advance)
@@ -159,7 +159,7 @@ def extract_into(
         _require_same_plan(store, hop_s, last)
         plan = store.plan
     else:
-        plan = WindowPlan(sources[0].window_s, hop_s or 5.0, last or "shift")
+        plan = WindowPlan(sources[0].window_s, 5.0 if hop_s is None else hop_s, last or "shift")
     if dry_run:
         n_new = len(catalogue) - (len(store.embedded & {r.recording for r in catalogue}) if store else 0)
         console().print(
@@ -206,7 +206,7 @@ def _print_extraction(summary: ExtractionSummary, store: Store) -> None:
         f"audio in {summary.elapsed_s:.1f} s), {summary.n_already} were there, {len(summary.quarantined)} quarantined."
     )
     for name, record in summary.engines.items():
-        if "reference" in record:
+        if record and "reference" in record:
             out.print(f"Engine of {name}: {engine_words(record)}.")
     if not store.catalogue.n_labelled:
         out.print("No labels: fine for search and prediction. For folders named by label add --label-folders.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["predict", "register"]
 
 _CARD = "predictions.json"
+_LONGEST_PATH = 255
 _USUAL_RATE_HZ = 32_000.0  # where a backbone has gone, for the height of Raven's boxes
 
 
@@ -68,7 +68,7 @@ def predict(
     from embeddings.store import Store
     from stage2_heads.heads import load_head
     from stage2_heads.predict import detecting_of
-    from stage2_heads.prediction_files import FORMATS
+    from stage2_heads.prediction_files import FILES, FORMATS
     from stage2_heads.submission import read_sample, require_answerable
 
     head = load_head(head_path)
@@ -81,8 +81,9 @@ def predict(
         require_answerable(sample, head, fill)
     elif fill is not None:
         raise InputError("--fill goes with --sample-submission; leave it out otherwise.")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; name a folder.")
+    if not wanted:
+        raise InputError(f"--format {formats!r} names no format; choose among {', '.join(FORMATS)}, or all.")
+    _require_own(out, [*(FILES[name] for name in wanted), *(["submission.csv"] if sample is not None else [])])
     stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
     quarantined: dict[str, str] = {}
     recordings: frozenset[str] | None = None
@@ -97,18 +98,17 @@ def predict(
     else:
         named = backbones_of(head, head_path, backbone or [])
         place = store or out / "store"
-        with TemporaryDirectory() as scratch:
-            done = extract_into(
-                _source(audio, Path(scratch) if dry_run else out),
-                place,
-                backbone=named,
-                hop_s=hop_s,
-                engine=engine,
-                workers=workers,
-                device=device,
-                mix_splits=True,  # nothing is fitted on what is predicted
-                dry_run=dry_run,
-            )
+        done = extract_into(
+            _source(audio),
+            place,
+            backbone=named,
+            hop_s=hop_s,
+            engine=engine,
+            workers=workers,
+            device=device,
+            mix_splits=True,  # nothing is fitted on what is predicted
+            dry_run=dry_run,
+        )
         if done is None:
             console().print(f"Would then score their windows for {detecting.words}.")
             return
@@ -148,6 +148,9 @@ def _write(
     wanted = np.array([recordings is None or r.recording in recordings for r in catalogue], bool)
     rows = store.index.rows_of(wanted)
     about = _provenance(head, head_path, store, names, detecting)
+    sampled = None
+    if sample is not None:  # what it asks for may have no answer: to be known before anything is written
+        sampled = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
     found = np.zeros(len(head.labels_), np.int64)
     with open_writers(formats, out, about) as writers, progress("predicting", len(rows), "windows") as advance:
         batches = run_head(head, reader, rows, detecting)
@@ -157,9 +160,8 @@ def _write(
             found += stretch.found.sum(axis=0)
             advance(len(stretch.start_s))
     paths = [str(writer.path) for writer in writers]
-    if sample is not None:
-        scores = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
-        write_submission(out / "submission.csv", sample, scores)
+    if sampled is not None:
+        write_submission(out / "submission.csv", sample, sampled)
         paths.append(str(out / "submission.csv"))
     card = {
         "head": about.head,
@@ -181,20 +183,22 @@ def _write(
 
 
 def _print_summary(card: dict[str, Any], head: Head) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     out = console()
     table = Table("species", "name", "windows", title="Most often detected", title_justify="left")
     for label, n in list(card["by_species"].items())[:10]:
         scientific, common = head.names_.get(label, ("", ""))
-        table.add_row(label, common or scientific, str(n))
+        table.add_row(escape(label), escape(common or scientific), str(n))
     if card["by_species"]:
         out.print(table)
     out.print(
         f"{card['n_detections']} detections ({card['detections']}) in {card['n_windows']} windows of "
-        f"{card['n_recordings']} recordings."
+        f"{card['n_recordings']} recordings.",
+        markup=False,
     )
-    out.print(f"Written: {', '.join(card['files'])}, and {_CARD} that says how.", soft_wrap=True)
+    out.print(f"Written: {', '.join(card['files'])}, and {_CARD} that says how.", soft_wrap=True, markup=False)
 
 
 def _provenance(head: Head, head_path: Path, store: Store, names: list[str], detecting: Any) -> Provenance:
@@ -218,37 +222,60 @@ def _provenance(head: Head, head_path: Path, store: Store, names: list[str], det
 
 
 def _species(text: str) -> list[str]:
-    path = Path(text)
-    if text and path.is_file():
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Names from between commas, or from a file; none for all. Raises InputError when the file or list is empty."""
+    from embeddings.errors import InputError
+
+    if not text:
+        return []
+    names = text.split(",")
+    if len(text) < _LONGEST_PATH and Path(text).is_file():
+        try:
+            names = Path(text).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"--species {text} is no text in UTF-8: {error}. Save it as UTF-8.") from None
+    found = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not found:
+        raise InputError(f"--species {text} names no species; leave it out for all of them.")
+    return found
 
 
-def _source(audio: list[str], folder: Path) -> Path:
-    """What `embed extract` is to read: the one thing named, or a list, put into `folder`, of all that several name."""
+def _source(audio: list[str]) -> Path | list[Path]:
+    """What is to be embedded: the one thing named, or all the files and folders that several or a pattern name."""
     import glob
 
     from embeddings.catalogue_sources import AUDIO_SUFFIXES
     from embeddings.errors import InputError
-    from embeddings.files import write_text
 
-    files: list[Path] = []
+    sources: list[Path] = []
     for text in audio:
         path = Path(text)
-        found = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+        if not text:
+            raise InputError("an empty name stands among the recordings; is a variable of your shell not set?")
+        if len(text) < _LONGEST_PATH and path.exists():
+            if len(audio) == 1:
+                return path
+            found = [path]
+        else:  # a pattern also finds a recorder's settings, which are no recordings
+            named = [Path(name) for name in sorted(glob.glob(text, recursive=True))]
+            found = [one for one in named if one.is_dir() or one.suffix.lower() in AUDIO_SUFFIXES]
         if not found:
-            raise InputError(f"{text} is neither a file, a folder, nor a pattern that something fits.")
-        if len(audio) == 1 and found == [path]:
-            return path
-        for one in found:
-            if one.is_dir() and (one / "store.json").is_file():
-                raise InputError(f"{one} is a store; predict on it alone.")
-            if one.is_dir():
-                files += sorted(p for p in one.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-            elif one == path and one.suffix.lower() in (".csv", ".txt"):
-                raise InputError(f"{one} is a table or a list; predict on it alone.")
-            elif one == path or one.suffix.lower() in AUDIO_SUFFIXES:  # a pattern also finds a recorder's settings
-                files.append(one)
-    listing = folder / "recordings.txt"
-    write_text(listing, "".join(f"{path.resolve()}\n" for path in dict.fromkeys(files)))
-    return listing
+            raise InputError(f"{text} is neither a file, a folder, nor a pattern that audio fits.")
+        if stores := [one for one in found if (one / "store.json").is_file()]:
+            raise InputError(f"{stores[0]} is a store; predict on it alone.")
+        sources += found
+    return sources
+
+
+def _require_own(out: Path, names: list[str]) -> None:
+    """Raises InputError where a file that this command did not make would be written over."""
+    from embeddings.errors import InputError
+
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a folder.")
+    foreign = [name for name in names if (out / name).exists()]
+    if foreign and not (out / _CARD).is_file():
+        raise InputError(
+            f"{out / foreign[0]} is there, and no {_CARD} says that it is a prediction; name another --out."
+        )
+    if folders := [name for name in foreign if name != "audacity" and (out / name).is_dir()]:
+        raise InputError(f"{out / folders[0]} is a folder, where a file is to be written; name another --out.")

@@ -33,7 +33,7 @@ class _Entry:
 
 
 def read_catalogue(
-    source: Path,
+    source: Path | Sequence[Path],
     *,
     audio: Path | None = None,
     label_folders: bool = False,
@@ -42,14 +42,15 @@ def read_catalogue(
 ) -> Catalogue:
     """Read the recordings that `source` names.
 
-    source         a BirdCLEF `train_metadata.csv`, a `.txt` list of paths, a folder, or one audio file
+    source         a BirdCLEF `train_metadata.csv`, a `.txt` list of paths, a folder, or one audio file; or several
+                   folders and audio files
     audio          where a table's files lie; default the `train_audio` folder beside it
     label_folders  a folder's first level of subfolders are primary labels
     Returns a Catalogue whose `problems` name what was wrong: rows without a file, files without a row, rows that
     do not parse, contents that occur twice.
     Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(Path(source), audio, label_folders)
+    entries, problems = _entries_of(source, audio, label_folders)
     catalogue = _identify(entries, problems, cache or HashCache(None), on_hashed)
     if not catalogue.recordings and not catalogue.rejected:
         raise InputError(f"no recordings in {source}. " + " ".join(catalogue.problems))
@@ -57,14 +58,14 @@ def read_catalogue(
 
 
 def read_unlabelled(
-    source: Path, *, cache: HashCache | None = None, first_bytes: int = _FIRST_BYTES
+    source: Path | Sequence[Path], *, cache: HashCache | None = None, first_bytes: int = _FIRST_BYTES
 ) -> tuple[int, Iterator[Catalogue]]:
-    """Read a folder, a list or a file without labels, a part at a time, so that work on the first can begin early.
+    """Read folders, files or a list without labels, a part at a time, so that work on the first can begin early.
 
     Parts are identified when they are asked for: of about `first_bytes` of audio, then each twice the one before.
     Returns the number of files, and the parts. Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(Path(source), None, False)
+    entries, problems = _entries_of(source, None, False)
     if not entries:
         raise InputError(f"no recordings in {source}. " + " ".join(problems))
     cache = cache or HashCache(None)
@@ -82,7 +83,18 @@ def read_unlabelled(
     return len(entries), parts()
 
 
-def _entries_of(source: Path, audio: Path | None, label_folders: bool) -> tuple[list[_Entry], list[str]]:
+def _entries_of(
+    source: Path | Sequence[Path], audio: Path | None, label_folders: bool
+) -> tuple[list[_Entry], list[str]]:
+    if not isinstance(source, str | Path):
+        entries, problems = list[_Entry](), list[str]()
+        for one in source:
+            if one.suffix.lower() in (".csv", ".txt"):
+                raise InputError(f"{one} is a table or a list; name it alone, without other recordings.")
+            more, told = _entries_of(one, None, label_folders)
+            entries, problems = entries + more, problems + told
+        return list({entry.path.resolve(): entry for entry in reversed(entries)}.values())[::-1], problems
+    source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a metadata table, a list, a folder of audio or an audio file.")
     if source.is_dir():

@@ -101,9 +101,10 @@ def work(
         untold = [b for b in backbones if b.name not in engines]
 
         def report(event: Event) -> None:
-            if untold:
-                send(Engines({b.name: getattr(b, "engine_record", None) for b in untold}))
-                untold.clear()
+            # A recording that does not decode may come before anything was chosen.
+            if chosen := {b.name: record for b in untold if (record := getattr(b, "engine_record", None))}:
+                send(Engines(chosen))
+                untold[:] = [b for b in untold if b.name not in chosen]
             send(event)
 
         layout = StoreLayout(job.store)

@@ -22,7 +22,7 @@ from embeddings.recordings import Recording
 from embeddings.shards import RowTable
 from stage2_heads.predict import WindowScores
 
-__all__ = ["FORMATS", "Provenance", "Stretch", "open_writers", "stretches"]
+__all__ = ["FILES", "FORMATS", "Provenance", "Stretch", "open_writers", "stretches"]
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class _Raven(_TextWriter):
                         "0.0",
                         f"{self.about.high_hz:.1f}",
                     ),
-                    *(row["file"], f"{row['start_s']:.6f}", Path(row["file"]).name, row["label"]),
+                    *(_line(row["file"]), f"{row['start_s']:.6f}", _line(Path(row["file"]).name), row["label"]),
                     *(row["common_name"], row["scientific_name"], f"{row['score']:.6f}", f"{row['raw_score']:.6g}"),
                     *(f"{row['threshold']:.6g}", self.about.words),
                 ]
@@ -329,6 +329,13 @@ _WRITERS: dict[str, type[Writer]] = {
     "audacity": _Audacity,
 }
 FORMATS = tuple(_WRITERS)
+FILES = {name: writer.name for name, writer in _WRITERS.items()}
+"""Format -> what it is written as."""
+
+
+def _line(text: str) -> str:
+    """Without what would end a cell or a line: tables between tabs have no way to quote."""
+    return " ".join(text.split("\t")).replace("\r", " ").replace("\n", " ")
 
 
 def _began(recorded_at: str) -> datetime | None:

@@ -49,8 +49,8 @@ def read_sample(path: Path) -> Sample:
         raise InputError(f"{path} has no column row_id (found {found}); name BirdCLEF's sample_submission.csv.")
     header, place = lines[0], lines[0].index("row_id")
     labels = tuple(name for i, name in enumerate(header) if i != place)
-    if len(set(labels)) != len(labels) or not labels:
-        raise InputError(f"{path}: {len(labels)} species columns, each must be there once.")
+    if len(set(labels)) != len(labels) or not labels or "" in labels:
+        raise InputError(f"{path}: {len(labels)} species columns; each must have a name, and be there once.")
     names, ends, row_ids = [], [], []
     for number, line in enumerate(lines[1:], start=2):
         if not line:
@@ -104,10 +104,12 @@ def score_sample(
     """
     require_answerable(sample, head, fill)
     column_of = {label: i for i, label in enumerate(head.labels_)}
+    # A content that lies under several names answers to all of them.
+    stems = [{Path(r.filename or r.path.name).stem, *(path.stem for path in r.other_paths)} for r in recordings]
     rows_of: dict[str, dict[int, list[int]]] = {}
     for row, place in zip(rows.tolist(), place_of_row[rows].tolist(), strict=True):
-        stem = Path(recordings[place].filename or recordings[place].path.name).stem
-        rows_of.setdefault(stem, {}).setdefault(place, []).append(row)
+        for stem in stems[place]:
+            rows_of.setdefault(stem, {}).setdefault(place, []).append(row)
     if ambiguous := sorted({name for name in sample.names if len(rows_of.get(name, {})) > 1}):
         paths = [str(recordings[place].path) for place in rows_of[ambiguous[0]]]
         raise InputError(

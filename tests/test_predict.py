@@ -359,3 +359,73 @@ def test_a_pattern_passes_over_what_is_no_audio_and_fill_needs_a_sample(fitted, 
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["n_recordings"] == 2
     with pytest.raises(InputError, match="goes with --sample-submission"):
         heads("predict", fitted, tmp_path / "card", "--out", tmp_path / "out", "--fill", "0.1")
+
+
+def test_a_first_file_that_does_not_decode_leaves_no_trace_among_the_engines(fitted, soundscapes, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.wav").write_bytes(b"RIFF")
+    words = [tmp_path / "a", soundscapes / "B", "--out", tmp_path / "out", "--workers", 1]
+    assert "1 quarantined" in heads("predict", fitted, *words, code=1).output
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["n_recordings"] == 2
+    engines = (tmp_path / "out" / "store" / "engines.json").read_text()
+    assert "null" not in engines
+    assert "own" in engines
+
+
+def test_names_with_line_ends_and_markup_are_names_like_others(fitted, soundscapes, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "[/two]"]
+    for folder, name in zip(folders, ("a\nb.wav", "[bold]c\t.wav"), strict=True):
+        folder.mkdir(parents=True)
+        shutil.copy(
+            next((soundscapes / "B").glob("20*.wav")) if "a" in name else soundscapes / "B" / "short.wav", folder / name
+        )
+    out = tmp_path / "[/x] out"
+    heads("predict", fitted, *folders, "--out", out, "--format", "all", "--threshold", "0")
+    assert {Path(row["file"]).name for row in rows_of(out / "predictions.csv")} == {"a\nb.wav", "[bold]c\t.wav"}
+    lines = (out / "predictions.selections.txt").read_text().splitlines()
+    assert {line.count("\t") for line in lines} == {lines[0].count("\t")}
+
+
+def test_a_content_under_two_names_answers_to_both(fitted, soundscapes, tmp_path):
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for name in ("one.wav", "two.wav"):
+        shutil.copy(soundscapes / "B" / "short.wav", folder / name)
+    head = load_head(fitted)
+    write(tmp_path / "sample.csv", [["row_id", *head.labels_], ["one_5", *"0000"], ["two_5", *"0000"]])
+    heads("predict", fitted, folder, "--out", tmp_path / "out", "--sample-submission", tmp_path / "sample.csv")
+    first, second = rows_of(tmp_path / "out" / "submission.csv")
+    assert {**first, "row_id": ""} == {**second, "row_id": ""}
+
+
+def test_what_others_wrote_is_not_written_over_and_a_refused_sample_changes_nothing(
+    fitted, predicted, sample, tmp_path
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.csv").write_text("mine")
+    with pytest.raises(InputError, match="says that it is a prediction"):
+        heads("predict", fitted, predicted / "store", "--out", out)
+    assert (out / "predictions.csv").read_text() == "mine"
+    good = tmp_path / "good"
+    heads("predict", fitted, predicted / "store", "--out", good)
+    before = {path.name: path.read_bytes() for path in good.iterdir()}
+    with pytest.raises(InputError, match="several recordings"):
+        heads("predict", fitted, predicted / "store", "--out", good, "--sample-submission", sample, "--threshold", "0")
+    assert {path.name: path.read_bytes() for path in good.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--species", ","], "names no species"),
+        (["--species", "x" * 300], "no species"),
+        (["--format", ""], "names no format"),
+        (["--hop-s", "0"], "hop_s=0"),
+    ],
+)
+def test_empty_and_endless_options_are_told_clearly(fitted, soundscapes, words, match, tmp_path):
+    with pytest.raises(InputError, match=match):
+        heads("predict", fitted, soundscapes, "--out", tmp_path / "out", *words)
+    with pytest.raises(InputError, match="empty name"):
+        heads("predict", fitted, "", "--out", tmp_path / "out")
