@@ -214,7 +214,7 @@ def _print_extraction(summary: ExtractionSummary, store: Store) -> None:
     print_names("Flagged", [f"{name}: {', '.join(flags)}" for name, flags in summary.flagged.items()])
     print_names("Quarantined", [f"{name}: {reason}" for name, reason in summary.quarantined.items()])
     print_names("Shards that still lack a block", [f"{shard}: {why}" for shard, why in summary.incomplete.items()])
-    out.print(f"Store: {store.path} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).")
+    out.print(f"Store: {store.path} ({store.n_rows} windows, blocks {', '.join(store.blocks)}).", markup=False)
     if summary.interrupted:
         out.print("Interrupted. What is sealed stays; the same command goes on from there.")
 
