@@ -120,7 +120,7 @@ def test_a_backbone_of_ones_own_is_what_the_page_says(synthetic_set, tmp_path):
     catalogue = read_catalogue(synthetic_set)
     split = make_split(catalogue.recordings)
     store = Store.create(tmp_path / "store", [backbone], WindowPlan(), dtype="float32", split=split, link=False)
-    summary = extract(catalogue, [backbone], store, stream_windows)
+    summary = extract(catalogue.with_splits(split.assignments), [backbone], store, stream_windows)
     assert summary.n_embedded == len(catalogue)
     assert (store.reader().read(np.arange(store.n_rows)) > 0).all()
     for line in (
