@@ -136,8 +136,10 @@ def test_what_is_cut_and_covered_is_the_same_time_in_every_track():
             assert float((view[0, 0] == 1).float().mean()) == pytest.approx(share, abs=0.02)
 
 
-@pytest.mark.parametrize("how", ["early_placed", "deep", "cross_attention", "hierarchical"])
-@pytest.mark.parametrize("from_waveform", [False, True])
+@pytest.mark.parametrize(
+    ("how", "from_waveform"),
+    [("early_placed", True), ("deep", False), ("cross_attention", False), ("hierarchical", True)],
+)
 def test_an_exported_fusion_gives_torchs_vectors(how, from_waveform, tmp_path):
     pytest.importorskip("onnxruntime", reason="the fast extra is not installed")
     from stage1_backbones.model_card import export_backbone
