@@ -26,6 +26,7 @@ __all__ = ["STALLED_S", "Engines", "Failed", "Finished", "Job", "Load", "Next", 
 Load = Callable[[Sequence[str], Mapping[str, Any]], tuple[Sequence[Backbone], WindowStream]]
 """Called in each worker with block names and the engines chosen already; must survive pickling."""
 
+_OWN = {"engine": "own"}  # of a backbone that knows of no engines
 STALLED_S = 60.0  # a decoder that gives no window for so long hangs
 
 
@@ -102,7 +103,7 @@ def work(
 
         def report(event: Event) -> None:
             # A recording that does not decode may come before anything was chosen.
-            if chosen := {b.name: record for b in untold if (record := getattr(b, "engine_record", None))}:
+            if chosen := {b.name: record for b in untold if (record := getattr(b, "engine_record", _OWN))}:
                 send(Engines(chosen))
                 untold[:] = [b for b in untold if b.name not in chosen]
             send(event)
