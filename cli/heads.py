@@ -32,6 +32,7 @@ from cli.heads_common import (
     share_progress,
     unfitted_head,
 )
+from cli.tuning_tables import tuning_row
 
 app = make_app("Fit heads on a store's embeddings, score them honestly, compare them.")
 
@@ -127,12 +128,12 @@ def fit(
     unfitted = unfitted_head(head, fusion, len(names), head_settings(head, setting or [], seed))
     require_free_or_refit(out, unfitted.kind, names, overwrite)
     facts: dict[str, Any] = {"only": only} if only else {}
+    rows = rows_of_split(store, split, valid_fold, only)
     if boxes is not None:
         windows = "annotated"
-        labelled, more = annotated_to_fit(boxes, store, names, split, valid_fold, only)
+        labelled, more = annotated_to_fit(boxes, unfitted, store, names, rows)
         facts |= more
     else:
-        rows = rows_of_split(store, split, valid_fold, only)
         labelled = stored_rows(store, names, rows, windows=windows, secondary_weight=secondary_weight)
     n_fitted = len(np.unique(labelled.recording_of_row))
     how = f", {fusion} fusion," if unfitted.kind != head else ""
@@ -204,7 +205,7 @@ def info(head_path: Annotated[Path, typer.Argument(help="A head made by `heads f
     n_heard = len(head.heard_.trained_on) + len(head.heard_.selected_on)
     table.add_row("fitted on", f"{n_heard} recordings, {head.windows_} windows")
     table.add_row("calibrated on", head.calibrated_on_ or "not needed: scores are votes")
-    table.add_row("tuning", heads_tune.tuning_row(head))
+    table.add_row("tuning", tuning_row(head))
     facts = {name: fact_words(value) for name, value in head.facts().items()}
     for key, value in (facts | head.provenance).items():
         table.add_row(key, str(value))

@@ -13,6 +13,8 @@ from cli.common import console, print_names, write_summary
 from cli.heads_common import rows_of_split, share_progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from embeddings.contract import Heard
     from embeddings.store import Store
     from stage2_heads.annotated_rows import AnnotatedWindows
@@ -59,10 +61,8 @@ class Boxes:
     species: tuple[str, ...]
     label_column: str
 
-    def windows(
-        self, store: Store, split: str, valid_fold: str, only: str, head: Head | None = None
-    ) -> AnnotatedWindows:
-        """The annotated windows of the recordings asked for; says what did not match."""
+    def windows(self, store: Store, rows: np.ndarray, head: Head | None = None) -> AnnotatedWindows:
+        """The annotated ones of these rows of a store; says what did not match. head : whose names boxes may bear."""
         from embeddings.annotations import read_annotations, renamed
         from stage2_heads.annotated_rows import annotated_windows
         from stage2_heads.window_labels import OverlapRule
@@ -73,7 +73,6 @@ class Boxes:
         if head is not None:
             annotations = renamed(annotations, {label: head.names_.get(label, ("", "")) for label in head.labels_})
             classes = head.labels_
-        rows = rows_of_split(store, split, valid_fold, only)
         windows = annotated_windows(store, rows, annotations, rule=rule, species=self.species, classes=classes)
         print_names("No annotations, left out", list(annotations.problems))
         print_names("Annotated, not in the store, left out", list(windows.unmatched))
@@ -112,9 +111,17 @@ class Boxes:
 
 
 def boxes_asked(
-    path: Path | None, overlap_s: float | None, overlap_share: float | None, species: str, label_column: str
+    path: Path | None,
+    overlap_s: float | None,
+    overlap_share: float | None,
+    species: str,
+    label_column: str,
+    fitted: Head | None = None,
 ) -> Boxes | None:
-    """What the options ask of annotations; None without any. Raises InputError for options that need --annotations."""
+    """What the options ask of annotations; None without any. Raises InputError for options that need --annotations.
+
+    fitted : the head whose own rule and species stand where none are given, if it was fitted on boxes
+    """
     from embeddings.errors import InputError
     from stage2_heads.window_labels import OverlapRule
 
@@ -128,37 +135,43 @@ def boxes_asked(
         if any(given.values()):
             raise InputError(f"{', '.join(name for name, there in given.items() if there)} need --annotations.")
         return None
-    usual = OverlapRule()
+    usual = {**OverlapRule().to_json(), "annotated_species": [], **({} if fitted is None else fitted.provenance)}
     return Boxes(
         path,
-        usual.overlap_s if overlap_s is None else overlap_s,
-        usual.overlap_share if overlap_share is None else overlap_share,
-        tuple(part.strip() for part in species.split(",") if part.strip()),
+        usual["overlap_s"] if overlap_s is None else overlap_s,
+        usual["overlap_share"] if overlap_share is None else overlap_share,
+        tuple(part.strip() for part in species.split(",") if part.strip()) or tuple(usual["annotated_species"]),
         label_column,
     )
 
 
 def annotated_to_fit(
-    boxes: Boxes, store: Store, blocks: list[str], split: str, valid_fold: str, only: str
+    boxes: Boxes, head: Head, store: Store, blocks: list[str], rows: np.ndarray
 ) -> tuple[LabelledRows, dict[str, Any]]:
-    """Windows to fit a head on, and what a summary says of them."""
+    """Windows among these rows to fit a head on, which is not fitted yet, and what a summary says of them."""
     from stage2_heads.annotated_rows import rows_to_fit
 
-    windows = boxes.windows(store, split, valid_fold, only)
-    labelled, n_with = rows_to_fit(store, blocks, windows)
+    windows = boxes.windows(store, rows)
+    labelled, n_with = rows_to_fit(store, blocks, windows, partial=head.learns_partial_truth)
     n_left = len(windows.rows) - labelled.n_rows
+    n_partial = labelled.n_rows - labelled.complete().n_rows
     out = console()
     out.print(
-        f"Windows with each species: {', '.join(f'{label} {n}' for label, n in n_with.items())}, of {labelled.n_rows}. "
-        f"{n_left} windows are left out: of some class it is unknown whether it is there.",
+        f"Windows with each species: {', '.join(f'{label} {n}' for label, n in n_with.items())}, of {labelled.n_rows}.",
         markup=False,
     )
+    if n_partial:
+        out.print(f"{n_partial} of them teach only the classes of which it is known whether they are there.")
+    if n_left:
+        unknown = "any class" if head.learns_partial_truth else f"every class, and a {head.kind} head learns no others"
+        out.print(f"{n_left} windows are left out: it is not known of {unknown} whether it is there.")
     if others := sorted(set(windows.counts) - set(labelled.labels)):
         out.print(f"Boxed, but not looked for everywhere, so no classes: {', '.join(others)}.", markup=False)
     facts = {
         **boxes.to_json(),
         "boxes": windows.counts,
         "windows_with": n_with,
+        "windows_partial": n_partial,
         "windows_left_out": n_left,
         "recordings_not_annotated": windows.n_unannotated,
         "annotations_unmatched": list(windows.unmatched),
@@ -188,7 +201,7 @@ def score_annotated(
     from stage2_heads.window_report import figures_table, file_table
     from stage2_heads.window_scoring import evaluate_windows
 
-    windows = boxes.windows(store, split, valid_fold, only, head)
+    windows = boxes.windows(store, rows_of_split(store, split, valid_fold, only), head)
     with share_progress(f"scoring {head_path.name}") as progress:
         report = evaluate_windows(
             head,

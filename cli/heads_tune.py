@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import DryRunOption, JsonOption, console, write_summary
-from cli.heads_common import FoldOption, LabelsOption, TargetOption, open_store
+from cli.heads_annotations import (
+    AnnotationsOption,
+    Boxes,
+    LabelColumnOption,
+    OverlapSecondsOption,
+    OverlapShareOption,
+    SpeciesOption,
+    boxes_asked,
+)
+from cli.heads_common import FoldOption, LabelsOption, OnlyOption, TargetOption, open_store
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from embeddings.store import Store
     from stage2_heads.base import Head
     from stage2_heads.rows import LabelledRows
-    from stage2_heads.score_report import Figure
-    from stage2_heads.tuning import TuneSettings, TuningReport
+    from stage2_heads.tuning import TuneSettings
 
-__all__ = ["register", "tune", "tuning_row"]
+__all__ = ["register", "tune"]
 
 _SIDES = ("train", "valid")
 
@@ -56,8 +62,14 @@ def tune(
         ),
     ] = "train",
     valid_fold: FoldOption = "",
+    only: OnlyOption = "",
     labels: LabelsOption = None,
     target: TargetOption = "",
+    annotations: AnnotationsOption = None,
+    overlap_s: OverlapSecondsOption = None,
+    overlap_share: OverlapShareOption = None,
+    annotated_species: SpeciesOption = "",
+    label_column: LabelColumnOption = "",
     pool: Annotated[
         str, typer.Option(help="Pooling that thresholds of recordings are for: mean, lme or max.")
     ] = "mean",
@@ -74,6 +86,7 @@ def tune(
     """Calibrate a head class by class, choose its thresholds, and keep both in the head."""
     from cli.head_backbones import carry_backbones
     from cli.heads_common import blocks_in, require_free_or_refit, share_progress
+    from cli.tuning_tables import class_table, tuning_table
     from embeddings.errors import InputError
     from stage2_heads.heads import load_head
     from stage2_heads.reliability import draw_reliability
@@ -91,13 +104,16 @@ def tune(
         raise InputError(f"--plot {plot} must end in .png.")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
     head = load_head(head_path)
-    store = open_store(store_path, labels, target or head.provenance.get("target", ""))
+    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
+    if boxes is not None and (labels is not None or target == "type"):
+        raise InputError("--annotations label windows by themselves; leave out --labels and --target type.")
+    store = open_store(store_path, labels, "" if boxes else target or head.provenance.get("target", ""))
     blocks = blocks_in(head, head_path, store)
     place = out or head_path
     if out is not None:
         require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
     unheard = split == "valid"
-    rows = _rows_to_tune_on(head, head_path, store, blocks, unheard=unheard, valid_fold=valid_fold)
+    rows = _rows_to_tune_on(head, head_path, store, blocks, boxes, unheard=unheard, valid_fold=valid_fold, only=only)
     what = _plan(head, head_path, rows, settings, unheard)
     if dry_run:
         console().print(f"Would tune {what}; head: {place}.")
@@ -114,15 +130,17 @@ def tune(
         "store": str(store.path.resolve()),
         "split": split,
         "valid_fold": valid_fold,
+        **({"only": only} if only else {}),
+        **(boxes.to_json() if boxes else {}),
         "folds": folds,
         "min_recordings": min_recordings,
     }
     head.save(place)
     carry_backbones(head_path, place)
     screen = console()
-    screen.print(_table(report, f"Tuned {head_path} on {store_path}: {report.tuning.calibrated_on}"))
+    screen.print(tuning_table(report, f"Tuned {head_path} on {store_path}: {report.tuning.calibrated_on}"))
     if per_class:
-        screen.print(_class_table(report))
+        screen.print(class_table(report))
     for note in report.notes:
         screen.print(note, markup=False)
     if plot is not None:
@@ -133,53 +151,55 @@ def tune(
     write_summary(json_path, {"head": str(place), "store": str(store_path), **report.to_json(head.labels_)})
 
 
-def tuning_row(head: Head) -> str:
-    """What `heads info` says of a head's tuning."""
-    tuning = head.tuning_
-    if tuning is None:
-        return "not tuned: a detection is a score of 0.5 or more"
-    before, after = tuning.calibration_error
-    most = f", at most {tuning.top_k} classes a row" if tuning.top_k is not None else ""
-    lines = [
-        f"{tuning.calibrator.method} calibration and thresholds by {tuning.rule}{most}, on {tuning.n_recordings} "
-        f"recordings ({tuning.n_windows} windows); calibration error {before:.4f} as fitted, {after:.4f} tuned"
-    ]
-    for level, chosen in (("windows", tuning.window), (f"recordings ({tuning.pool} of windows)", tuning.recording)):
-        each = (
-            f"{label} {value:.3f}" + ("" if own else "*")
-            for label, value, own in zip(head.labels_, chosen.values, chosen.own, strict=True)
-        )
-        lines.append(f"thresholds, {level} (* shared): {', '.join(each)}")
-    return "\n".join(lines)
-
-
 def _rows_to_tune_on(
-    head: Head, head_path: Path, store: Store, blocks: list[str], *, unheard: bool, valid_fold: str
+    head: Head,
+    head_path: Path,
+    store: Store,
+    blocks: list[str],
+    boxes: Boxes | None,
+    *,
+    unheard: bool,
+    valid_fold: str,
+    only: str,
 ) -> LabelledRows:
     import numpy as np
 
-    from cli.heads_common import on_side
+    from cli.heads_common import named_like, on_side
     from embeddings.errors import InputError
+    from stage2_heads.annotated_rows import annotated_rows
     from stage2_heads.labels import RecordingLabels
     from stage2_heads.leaks import heard_mask
-    from stage2_heads.rows import label_rows
+    from stage2_heads.rows import ANNOTATED, label_rows
     from stage2_heads.tuning import heard_before_tuning
 
     everyone = [RecordingLabels.of(r) for r in store.catalogue.recordings]
     before = heard_before_tuning(head, everyone)
     if unheard:
-        wanted = on_side(store, "valid", valid_fold) & ~heard_mask(everyone, before.union(store.heard(blocks)))
-        missing = f"all its recordings on the valid side of {store.path} were heard by it or its backbones"
+        # Recorders' files are seldom divided into sides: annotated ones are taken wherever they are.
+        side = "all" if boxes is not None and not valid_fold else "valid"
+        wanted = on_side(store, side, valid_fold) & ~heard_mask(everyone, before.union(store.heard(blocks)))
+        where = "" if side == "all" else f" on the {side} side"
+        missing = f"all the recordings{where} of {store.path} were heard by it or its backbones"
     else:
+        if boxes is not None and head.windows_ != ANNOTATED:
+            raise InputError(
+                f"head {head_path} was fitted on recordings' labels, and copies fitted on boxes would be other heads. "
+                "Tune it on annotated recordings that nobody has heard: --split valid."
+            )
         fitted = before.trained_on | before.selected_on
         wanted = np.array([r.recording in fitted for r in everyone], dtype=bool)
         missing = f"{store.path} has none of the {len(fitted)} recordings that it was fitted on"
+    if only:
+        wanted &= named_like(store, only)
+        missing += f", or none that fits --only {only}"
     rows = store.index.rows_of(wanted)
     if not len(rows):
         raise InputError(
             f"head {head_path} cannot be tuned here: {missing}. Name the store that it was fitted on, or, with "
             "--split valid, one with recordings that nobody has heard."
         )
+    if boxes is not None:
+        return annotated_rows(store, blocks, boxes.windows(store, rows, head), head.labels_)
     places, recording_of_row = store.index.recordings_of(rows)
     return label_rows(
         store.reader(blocks),
@@ -209,65 +229,3 @@ def _plan(head: Head, head_path: Path, rows: LabelledRows, settings: TuneSetting
 
 def _n_fitted(head: Head) -> int:
     return len(head.heard_.trained_on | (head.heard_.selected_on - head.tuned_on_))
-
-
-def _table(report: TuningReport, title: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    before, after = report.before, report.after
-    table = Table(title=Text(title), title_justify="left")
-    for heading in ("", "as fitted", "tuned", "n"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    errors = [_figure(r.error, 4) for r in (before, after)]
-    table.add_row("calibration error, all scores (95 %)", *errors, str(before.error.n))
-    n_classes = sum(row["recordings"] > 0 for row in report.per_class)
-    means = [f"{error:.4f}" for error in report.mean_class_error]
-    table.add_row("calibration error, mean of classes", *means, f"{n_classes} classes")
-    table.add_row("log-loss", f"{before.log_loss:.4f}", f"{after.log_loss:.4f}", str(before.error.n))
-    for level, (untuned, tuned) in report.agreement.items():
-        table.add_section()
-        for name in ("precision", "recall"):
-            shares = (_number(getattr(one, name)) for one in (untuned, tuned))
-            table.add_row(f"{name}, per {level}", *shares, str(tuned.n))
-        for name, heading in (("f1_micro", "F1, micro"), ("f1_macro", "F1, macro")):
-            figures = (_figure(getattr(one, name), 3) for one in (untuned, tuned))
-            table.add_row(f"{heading}, per {level} (95 %)", *figures, str(tuned.n))
-    return table
-
-
-def _class_table(report: TuningReport) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="Per class", title_justify="left", caption="* shared by classes with few recordings")
-    for heading in ("class", "name"):
-        table.add_column(heading)
-    headings = ("recordings", "windows", "error, as fitted", "tuned", "threshold, windows", "recordings' threshold")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in sorted(report.per_class, key=lambda row: (-row["recordings"], row["label"])):
-        thresholds = (
-            f"{row[f'threshold_{level}']:.3f}" + ("" if row[f"own_threshold_{level}"] else "*")
-            for level in ("window", "recording")
-        )
-        table.add_row(
-            escape(row["label"]),
-            escape(row["common_name"] or row["scientific_name"]),
-            str(row["recordings"]),
-            str(row["windows"]),
-            f"{row['calibration_error_before']:.4f}",
-            f"{row['calibration_error_after']:.4f}",
-            *thresholds,
-        )
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _figure(figure: Figure, digits: int) -> str:
-    if figure.value is None:
-        return "-"
-    return f"{figure.value:.{digits}f} ({figure.low:.{digits}f} - {figure.high:.{digits}f})"

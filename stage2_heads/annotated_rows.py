@@ -14,12 +14,12 @@ from embeddings.errors import InputError
 from stage2_heads.labels import RecordingLabels
 from stage2_heads.leaks import heard_mask
 from stage2_heads.rows import ANNOTATED, LabelledRows
-from stage2_heads.window_labels import NEGATIVE, POSITIVE, UNKNOWN, OverlapRule, WindowTruth, boxes_within, window_truth
+from stage2_heads.window_labels import POSITIVE, UNKNOWN, OverlapRule, WindowTruth, boxes_within, window_truth
 
 if TYPE_CHECKING:
     from embeddings.store import Store
 
-__all__ = ["AnnotatedWindows", "annotated_windows", "rows_to_fit"]
+__all__ = ["AnnotatedWindows", "annotated_rows", "annotated_windows", "rows_to_fit"]
 
 _SLACK_S = 0.5  # people draw a little beyond the end, and decoders differ by some samples
 _SHOWN = 20  # bad boxes told before "and N more"
@@ -154,37 +154,30 @@ def _within(store: Store, files: Sequence[AnnotatedFile], code: np.ndarray, end_
     return kept
 
 
-def rows_to_fit(
-    store: Store, blocks: Sequence[str], windows: AnnotatedWindows, labels: Sequence[str] | None = None
-) -> tuple[LabelledRows, dict[str, int]]:
-    """What a head fits on: windows of which every class is known to be there or not.
+def annotated_rows(
+    store: Store, blocks: Sequence[str], windows: AnnotatedWindows, labels: Sequence[str]
+) -> LabelledRows:
+    """Windows with what is true of each for these classes, nan where nobody knows.
 
-    labels : default all that can be told, `windows.species`
-    Returns the rows, and how many windows each label has there. Windows of which any class is unknown are left out
-    whole, because heads learn all classes from the same rows.
-    Raises InputError when a class has no window left with it, or none without it.
+    Windows of which no class is known, and recordings left without any, are left out.
+    Raises InputError when none is left.
     """
-    labels = windows.species if labels is None else tuple(labels)
-    if not labels:
-        raise InputError("no species has boxes in the recordings asked for, or none of those that were looked for.")
+    labels = tuple(labels)
     states = windows.truth(labels).states
-    known = (states != UNKNOWN).all(axis=1)
-    states = states[known]
-    for value, words in ((POSITIVE, "with"), (NEGATIVE, "without")):
-        if lacking := [label for label, there in zip(labels, (states == value).any(axis=0), strict=True) if not there]:
-            raise InputError(
-                f"no window {words} {', '.join(lacking[:5])} is left among the {len(states)} of which all of "
-                f"{len(labels)} classes are known. Name the species that were looked for with --annotated-species, "
-                "fewer at a time, or annotate more recordings."
-            )
-    code = windows.recording_of_row[known]
+    told = (states != UNKNOWN).any(axis=1)
+    if not told.any():
+        raise InputError(
+            f"of none of {len(states)} annotated windows it is known whether they hold any of {len(labels)} classes. "
+            "Name species that were looked for with --annotated-species."
+        )
+    states, code = states[told], windows.recording_of_row[told]
     targets = np.zeros((len(windows.recordings), len(labels)), dtype=np.float32)
-    np.maximum.at(targets, code, states.astype(np.float32))
-    truths, truth_of_row = np.unique(states, axis=0, return_inverse=True)
+    np.maximum.at(targets, code, (states == POSITIVE).astype(np.float32))
+    kinds, truth_of_row = np.unique(states, axis=0, return_inverse=True)
     reader = store.reader(blocks)
     rows = LabelledRows(
         reader=reader,
-        rows=windows.rows[known],
+        rows=windows.rows[told],
         recording_of_row=code,
         targets=targets,
         labels=labels,
@@ -192,9 +185,34 @@ def rows_to_fit(
         recordings=windows.recordings,
         heard_by_block=np.stack([heard_mask(windows.recordings, store.heard([block])) for block in blocks], axis=1),
         windows=ANNOTATED,
-        window_targets=truths,
+        window_targets=np.where(kinds == UNKNOWN, np.float32(np.nan), kinds.astype(np.float32)),
         target_of_row=truth_of_row.reshape(-1),
     )
-    used = np.bincount(code, minlength=len(windows.recordings)) > 0
-    n_with = (states == POSITIVE).sum(axis=0)
-    return rows.subset(used), {label: int(n) for label, n in zip(labels, n_with, strict=True)}
+    return rows.subset(np.bincount(code, minlength=len(windows.recordings)) > 0)
+
+
+def rows_to_fit(
+    store: Store, blocks: Sequence[str], windows: AnnotatedWindows, *, partial: bool = True
+) -> tuple[LabelledRows, dict[str, int]]:
+    """What a head fits on: its classes are all that can be told, `windows.species`.
+
+    partial : the head learns windows of which only some classes are known; False: such windows are left out
+    Returns the rows, and how many windows each label has there.
+    Raises InputError when a class has no window left with it, or none without it.
+    """
+    if not windows.species:
+        raise InputError("no species has boxes in the recordings asked for, or none of those that were looked for.")
+    rows = annotated_rows(store, blocks, windows, windows.species)
+    if not partial:
+        rows = rows.complete()
+    n_known, n_with = rows.known_counts()
+    for n, words in ((n_with, "with"), (n_known - n_with, "without")):
+        if lacking := [label for label, there in zip(rows.labels, n, strict=True) if not there]:
+            among = f"{rows.n_rows} windows" + (
+                "" if partial else f" of which all {len(rows.labels)} classes are known"
+            )
+            raise InputError(
+                f"no window {words} {', '.join(lacking[:5])} is left among {among}. Name the species that were looked "
+                "for with --annotated-species, fewer at a time, or annotate more recordings."
+            )
+    return rows, {label: int(n) for label, n in zip(rows.labels, n_with, strict=True)}

@@ -42,12 +42,15 @@ class Head(ABC):
     members_           whole heads that this one is made of, saved in folders below its own
     windows_, secondary_weight_   how weak labels fell on windows, and what secondary labels counted
     `provenance` is the caller's: plain JSON values that are saved along.
+    learns_partial_truth  a window teaches the classes of which it is known, where others are not; a kind without it
+                          learns complete windows only
     """
 
     kind: ClassVar[str]
     settings_type: ClassVar[type]
     default_slope: ClassVar[float] = 1.0
     needs_calibration: ClassVar[bool] = True
+    learns_partial_truth: bool = False
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = self.settings_type() if settings is None else settings
@@ -78,7 +81,7 @@ class Head(ABC):
         """
         if rows.n_rows == 0 or not rows.labels:
             raise InputError(f"{rows.n_rows} windows of {len(rows.labels)} classes: a head needs at least one of each.")
-        rows = rows.held()
+        rows = self.rows_to_learn(rows).held()
         self._begin(rows.labels, rows.dims)
         self.calibration_ = Calibration(self.default_slope, 0.0, NOTHING)
         self.tuning_, self.tuned_on_ = None, frozenset()
@@ -95,12 +98,27 @@ class Head(ABC):
         report(1.0)
         return self
 
+    def rows_to_learn(self, rows: LabelledRows) -> LabelledRows:
+        """Those of the rows that this kind of head can learn: all, or those of which every class is known.
+
+        Raises InputError when none is left.
+        """
+        if self.learns_partial_truth or not rows.is_partial:
+            return rows
+        complete = rows.complete()
+        if not complete.n_rows:
+            raise InputError(
+                f"of none of {rows.n_rows} windows all {len(rows.labels)} classes are known, and a {self.kind} head "
+                "learns such windows only. Name fewer classes, or choose svm, logistic, mlp or prototypes."
+            )
+        return complete
+
     def partial_fit(
         self, X: np.ndarray, Y: np.ndarray, *, classes: Sequence[str] | None = None, heard: Heard | None = None
     ) -> Self:
         """Learn a little more, from these rows only.
 
-        X : (n, dim) raw fused vectors;  Y : (n, c) targets in [0, 1]
+        X : (n, dim) raw fused vectors;  Y : (n, c) targets in [0, 1], nan where nobody knows and this kind can learn so
         classes  the labels of Y's columns; required the first time, and the same ever after
         heard    the recordings that these rows come from, so that they are never scored
         Calibration and thresholds stay as they are: fit or tune anew for others.
@@ -120,7 +138,8 @@ class Head(ABC):
         X = self._checked(X)
         if Y.shape != (len(X), len(self.labels_)):
             raise InputError(f"Y of shape {Y.shape} does not fit {len(X)} rows of {len(self.labels_)} classes.")
-        if not (np.isfinite(Y).all() and (Y >= 0).all() and (Y <= 1).all()):
+        unknown = np.isnan(Y) if self.learns_partial_truth else np.zeros(Y.shape, dtype=bool)
+        if not (((Y >= 0) & (Y <= 1)) | unknown).all():
             raise InputError("Y must lie between 0 and 1.")
         if len(X):
             self._learn_more(X, Y)
@@ -271,7 +290,7 @@ class Head(ABC):
     def _learn_copy(self, rows: LabelledRows, progress: Progress) -> DecisionFunction:
         copy = type(self)(self.settings)
         copy._begin(rows.labels, rows.dims)
-        copy._learn(rows, progress)
+        copy._learn(copy.rows_to_learn(rows), progress)
         return copy.decision
 
     def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:

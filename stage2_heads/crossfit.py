@@ -26,7 +26,7 @@ class HeldOut:
     """Decisions about windows by heads that were not fitted on them, and what was true.
 
     decisions   (n, c) float64, on the head's own scale;  targets: (n, c) float32 in [0, 1]
-    known       (n, c) bool: the head that decided had a recording of the class to learn it from
+    known       (n, c) bool: the truth is known, and the head that decided had a recording of the class to learn it from
     recordings  (n,) int64, whose window it is;  folds: (n,) int64, by recording
     unheard     no backbone has heard these recordings either
     n_recordings  how many were asked about; those whose windows were not drawn count too
@@ -101,7 +101,7 @@ def cross_fitted(
 def held_out_of(decide: DecisionFunction, rows: LabelledRows, *, n_folds: int, seed: int) -> HeldOut:
     """Decisions of one fitted head about windows of recordings that it was not fitted on, divided into folds.
 
-    Every class counts as known. At most some 4 million decisions are kept, as in `cross_fitted`.
+    Every class counts as learnt. At most some 4 million decisions are kept, as in `cross_fitted`.
     """
     everyone = np.ones(len(rows.labels), dtype=bool)
     found = _asked(decide, rows, np.arange(rows.n_recordings), 0, everyone, 1, seed, True)
@@ -127,10 +127,11 @@ def _asked(
     for X, Y in drawn.batches(_BATCH_ROWS):
         decisions[done : done + len(X)], targets[done : done + len(X)] = decide(X), Y
         done += len(X)
+    told = ~np.isnan(targets)
     return HeldOut(
         decisions,
-        targets,
-        np.broadcast_to(known, shape),
+        np.where(told, targets, np.float32(0)),
+        known & told,
         recordings[drawn.recording_of_row],
         np.full(len(decisions), fold),
         unheard,

@@ -89,9 +89,10 @@ class Descent:
         self._decay, self._squared_length = decay, squared_length
 
     def __call__(self, X: np.ndarray, Y: np.ndarray, learning_rate: float) -> None:
-        """One update. X : (b, dim) float32, Y : (b, c) in [0, 1]."""
+        """One update. X : (b, dim) float32, Y : (b, c) in [0, 1], or nan: such a cell teaches nothing."""
         rate = learning_rate / self._squared_length
         gradient = self._gradient(X @ self._w + self._b, Y, self._positive_weight, self._negative_weight)
+        gradient[np.isnan(Y)] = 0
         gradient *= np.float32(rate / len(X))
         np.matmul(X.T, gradient, out=self._step)
         self._velocity *= np.float32(_MOMENTUM)

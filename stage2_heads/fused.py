@@ -98,6 +98,10 @@ class FusedHead(Head):
         self.weighed_on_ = ""
         self._fitted_calibration: Calibration | None = None
 
+    @property
+    def learns_partial_truth(self) -> bool:  # type: ignore[override]
+        return self.settings.unfitted().learns_partial_truth
+
     def facts(self) -> dict[str, Any]:
         """What each block's head tells of itself."""
         names = [name for name, _ in self.blocks_] or [f"block {i}" for i in range(len(self.heads_))]
@@ -194,10 +198,12 @@ class FusedHead(Head):
                 asking = block.subset(asked).sample(most, self.settings.seed)
                 found.append(np.concatenate([_log_odds(head, X)[:, known].ravel() for X, _ in asking.batches(4096)]))
             asking = rows.subset(asked).sample(most, self.settings.seed)
-            decisions.append(np.stack(found, axis=1))
             truths, truth_of_row = asking.truths
-            targets.append(truths[truth_of_row][:, known].ravel().astype(np.float64))
-            recordings.append(np.repeat(np.flatnonzero(asked)[asking.recording_of_row], known.sum()))
+            truth = truths[truth_of_row][:, known].ravel().astype(np.float64)
+            told = ~np.isnan(truth)
+            decisions.append(np.stack(found, axis=1)[told])
+            targets.append(truth[told])
+            recordings.append(np.repeat(np.flatnonzero(asked)[asking.recording_of_row], known.sum())[told])
         return _Unfitted(np.concatenate(decisions), np.concatenate(targets), np.concatenate(recordings), enough)
 
     def _weigh(self, rows: LabelledRows, said: _Unfitted) -> None:

@@ -15,7 +15,7 @@ from stage2_heads.base import Head, Progress, required_array
 from stage2_heads.descent import SCHEDULES, Descent
 from stage2_heads.folds import inner_slice
 from stage2_heads.kernel_features import KINDS, KernelFeatures
-from stage2_heads.metrics import present_cmap
+from stage2_heads.metrics import known_cmap
 from stage2_heads.rows import LabelledRows
 from stage2_heads.standardise import Standardiser
 
@@ -83,6 +83,7 @@ class LinearHead(Head):
     """
 
     settings_type: ClassVar[type] = LinearSettings
+    learns_partial_truth = True
     start_offset: ClassVar[float] = -1.0  # decisions begin at "absent"
     settings: LinearSettings
 
@@ -90,6 +91,7 @@ class LinearHead(Head):
         super().__init__(settings)
         self.features_: KernelFeatures | None = None
         self._n_rows = self._n_updates = self._n_averaged = 0
+        self._known: np.ndarray = np.zeros(0)
         self._positives: np.ndarray = np.zeros(0)
 
     @property
@@ -114,8 +116,7 @@ class LinearHead(Head):
         self._draw_features(rows.sample(settings.n_features, settings.seed))
         self._reset_weights()
         self._n_rows = rows.n_rows
-        truths, truth_of_row = rows.truths
-        self._positives = np.bincount(truth_of_row, minlength=len(truths)) @ truths.astype(np.float64)
+        self._known, self._positives = rows.known_counts()
 
         batch_size = min(settings.batch_size, rows.n_rows)
         per_epoch = math.ceil(rows.n_rows / batch_size)
@@ -147,7 +148,8 @@ class LinearHead(Head):
                 self.features_ = self._features_of(self.standardiser_.apply(X))
             self._reset_weights()
         self._n_rows += len(X)
-        self._positives = self._positives + Y.sum(axis=0, dtype=np.float64)
+        self._known = self._known + (~np.isnan(Y)).sum(axis=0)
+        self._positives = self._positives + np.nansum(Y, axis=0, dtype=np.float64)
         order = np.random.default_rng((settings.seed, self._n_updates)).permutation(len(X))
         update = self._descent()
         for start in range(0, len(X), settings.batch_size):
@@ -169,6 +171,7 @@ class LinearHead(Head):
             "mean": self.standardiser_.mean,
             "scale": self.standardiser_.scale,
             "positives": self._positives,
+            **({} if (self._known == self._n_rows).all() else {"known": self._known}),
             "counts": np.array([self._n_rows, self._n_updates], dtype=np.int64),
         }
         if self.features_ is not None:
@@ -193,6 +196,11 @@ class LinearHead(Head):
         self._reset_weights()
         self._positives = required_array(arrays, "positives", (n_classes,), np.float64)
         self._n_rows, self._n_updates = (int(v) for v in required_array(arrays, "counts", (2,), np.int64))
+        self._known = (
+            required_array(arrays, "known", (n_classes,), np.float64)
+            if "known" in arrays
+            else np.full(n_classes, float(self._n_rows))
+        )
         self._continue_from(
             required_array(arrays, "coef", (self._width, n_classes), np.float64),
             required_array(arrays, "intercept", (n_classes,), np.float64),
@@ -228,7 +236,7 @@ class LinearHead(Head):
         self._b = np.full(n_classes, self.start_offset, np.float32)
         self.coef_, self.intercept_ = self._w.astype(np.float64), self._b.astype(np.float64)
         self._n_rows = self._n_updates = self._n_averaged = 0
-        self._positives = np.zeros(n_classes)
+        self._known, self._positives = np.zeros(n_classes), np.zeros(n_classes)
 
     def _widen(self, n: int) -> None:
         def wider(array: np.ndarray, value: float) -> np.ndarray:
@@ -237,7 +245,7 @@ class LinearHead(Head):
 
         self._w, self._b = wider(self._w, 0.0), wider(self._b, self.start_offset)
         self.coef_, self.intercept_ = wider(self.coef_, 0.0), wider(self.intercept_, self.start_offset)
-        self._positives = wider(self._positives, 0.0)
+        self._known, self._positives = wider(self._known, float(self._n_rows)), wider(self._positives, 0.0)
 
     def _continue_from(self, coef: np.ndarray, intercept: np.ndarray) -> None:
         """Take averaged weights as the fitted ones; later updates start from them."""
@@ -262,14 +270,14 @@ class LinearHead(Head):
         if not self.settings.class_balanced:
             ones = np.ones(len(self.labels_), np.float32)
             return ones, ones
-        half = self._n_rows / 2
-        positives = np.clip(self._positives, 1.0, max(self._n_rows - 1.0, 1.0))
-        return (half / positives).astype(np.float32), (half / (self._n_rows - positives + 1e-9)).astype(np.float32)
+        half = self._known / 2
+        positives = np.clip(self._positives, 1.0, np.maximum(self._known - 1.0, 1.0))
+        return (half / positives).astype(np.float32), (half / (self._known - positives + 1e-9)).astype(np.float32)
 
     def _merit(self, rows: LabelledRows) -> float:
         """Present-only cmAP over windows."""
-        decided = [(self._decide(X), Y > 0) for X, Y in rows.batches(_STATISTICS_ROWS)]
-        return present_cmap(np.concatenate([Y for _, Y in decided]), np.concatenate([d for d, _ in decided]))
+        decided = [(self._decide(X), Y.copy()) for X, Y in rows.batches(_STATISTICS_ROWS)]
+        return known_cmap(np.concatenate([Y for _, Y in decided]), np.concatenate([d for d, _ in decided]))
 
 
 class _Mean:

@@ -18,6 +18,7 @@ __all__ = [
     "check_scores",
     "f1_of",
     "f1_scores",
+    "known_cmap",
     "padded_cmap",
     "present_cmap",
     "rank_curve",
@@ -188,6 +189,17 @@ def present_cmap(truth: np.ndarray, scores: np.ndarray) -> float:
     truth : (n, c) of {0, 1};  scores : (n, c) float.
     """
     values = average_precision(truth, scores)
+    present = ~np.isnan(values)
+    return float(values[present].mean()) if present.any() else float("nan")
+
+
+def known_cmap(targets: np.ndarray, scores: np.ndarray) -> float:
+    """`present_cmap` of targets above 0, each class over the items of which it is known.
+
+    targets : (n, c) in [0, 1], nan where nobody knows;  scores : (n, c) float.
+    """
+    curves = (rank_curve(targets[known, c] > 0, scores[known, c]) for c, known in enumerate(~np.isnan(targets).T))
+    values = np.array([curve.average_precision()[0] for curve in curves])
     present = ~np.isnan(values)
     return float(values[present].mean()) if present.any() else float("nan")
 

@@ -13,7 +13,7 @@ import numpy as np
 from embeddings.errors import InputError
 from stage2_heads.base import Head, Progress, required_array
 from stage2_heads.folds import inner_slice
-from stage2_heads.metrics import present_cmap
+from stage2_heads.metrics import known_cmap
 from stage2_heads.rows import LabelledRows
 from stage2_heads.standardise import Standardiser
 
@@ -84,6 +84,7 @@ class MlpHead(Head):
 
     kind = "mlp"
     settings_type = MlpSettings
+    learns_partial_truth = True
     settings: MlpSettings
 
     def __init__(self, settings: MlpSettings | None = None) -> None:
@@ -157,8 +158,8 @@ class MlpHead(Head):
         for X, Y in rows.batches(_STATISTICS_ROWS):
             decisions[done : done + len(X)], targets[done : done + len(X)] = self._decide(X), Y
             done += len(X)
-        loss = float((np.logaddexp(0.0, decisions) - targets * decisions).mean())
-        return present_cmap(targets > 0, decisions), -loss
+        loss = float(np.nanmean(np.logaddexp(0.0, decisions) - targets * decisions))
+        return known_cmap(targets, decisions), -loss
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {"mean": self.standardiser_.mean, "scale": self.standardiser_.scale}
@@ -240,7 +241,10 @@ class _Trainer:
 
 
 def _loss(settings: MlpSettings, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over rows and classes. A fractional target counts partly as a presence, partly as an absence."""
+    """Mean over rows and classes. A fractional target counts partly as a presence, partly as an absence, nan as none.
+
+    A cell mixed of two, one of them unknown, is unknown.
+    """
     from torch.nn.functional import logsigmoid
 
     present, absent = -logsigmoid(logits), -logsigmoid(-logits)
@@ -250,7 +254,9 @@ def _loss(settings: MlpSettings, logits: torch.Tensor, targets: torch.Tensor) ->
     elif settings.loss == "asymmetric":
         score = (logits.sigmoid() - settings.margin).clamp(min=0)
         absent = -(1 - score).clamp(min=_TINY).log() * score**settings.gamma
-    return (targets * present + (1 - targets) * absent).mean()
+    known = ~targets.isnan()
+    targets = targets.where(known, 0.0)
+    return (known * (targets * present + (1 - targets) * absent)).mean()
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

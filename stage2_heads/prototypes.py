@@ -72,6 +72,7 @@ class PrototypeHead(Head):
     kind = "prototypes"
     settings_type = PrototypeSettings
     default_slope = 10.0
+    learns_partial_truth = True
     settings: PrototypeSettings
 
     def __init__(self, settings: PrototypeSettings | None = None) -> None:
@@ -156,7 +157,8 @@ class PrototypeHead(Head):
     def _add(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
         """X : (n, dim), Y : (n, c), weights : (n,) what each row counts."""
         unit, directed = _unit_blocks(X, self.dims_)
-        belongs = np.hstack([Y, np.ones((len(Y), 1)), ~np.any(Y > 0, axis=1, keepdims=True)]) * weights[:, None]
+        of_none = np.all(Y == 0, axis=1, keepdims=True)  # a row that may be of some class is no example of none
+        belongs = np.hstack([np.nan_to_num(Y), np.ones((len(Y), 1)), of_none]) * weights[:, None]
         self._sums = self._sums + belongs.T @ unit
         self._weights = self._weights + belongs.T @ directed
         np.square(unit, out=unit)

@@ -38,7 +38,8 @@ class LabelledRows:
     windows            "all"; "loudest" after `loudest()`; "annotated" where windows have targets of their own
     secondary_weight   the target that secondary labels were given
     window_targets     (m, n_labels) float32, the different truths that windows have, where windows of one recording
-                       differ;  target_of_row: (n,) int32, which of them each window has. None: their recording's
+                       differ, nan where nobody knows;  target_of_row: (n,) int32, which of them each window has.
+                       None: their recording's
     """
 
     reader: RowReader
@@ -71,7 +72,8 @@ class LabelledRows:
         for targets in (self.targets, truths):
             if targets.ndim != 2 or targets.shape[1] != len(self.labels):
                 raise InputError(f"targets of shape {targets.shape} do not fit {len(self.labels)} labels.")
-            if not (np.isfinite(targets).all() and (targets >= 0).all() and (targets <= 1).all()):
+            bad = ~((targets >= 0) & (targets <= 1))
+            if np.any(bad if targets is self.targets else bad & ~np.isnan(targets)):
                 raise InputError("targets must lie between 0 and 1.")
         if truth_of_row.shape != self.rows.shape:
             raise InputError(f"{self.rows.shape} rows but target_of_row of {truth_of_row.shape}; give one each.")
@@ -104,6 +106,11 @@ class LabelledRows:
         return self.window_targets, self.target_of_row
 
     @property
+    def is_partial(self) -> bool:
+        """Of some windows it is unknown whether they hold some class: batches have nan there."""
+        return self.window_targets is not None and bool(np.isnan(self.window_targets).any())
+
+    @property
     def n_recordings(self) -> int:
         return len(self.targets)
 
@@ -125,8 +132,8 @@ class LabelledRows:
 
         seed  None: in order. A number: blocks of neighbouring rows are shuffled, read side by side into a pool, and
               the pool's rows shuffled; the same seed gives the same order.
-        Yields (X float32 (b, dim), Y float32 (b, n_labels)), b == batch_size but for the last. Both are views of
-        buffers that the next batch overwrites; X may be changed in place.
+        Yields (X float32 (b, dim), Y float32 (b, n_labels)), b == batch_size but for the last; Y is nan where nobody
+        knows. Both are views of buffers that the next batch overwrites; X may be changed in place.
         """
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1.")
@@ -189,6 +196,23 @@ class LabelledRows:
             return self
         kept = np.sort(np.random.default_rng(seed).choice(self.n_rows, n, replace=False))
         return self.taken(kept)
+
+    def complete(self) -> LabelledRows:
+        """The windows of which every class is known to be there or not, and the recordings that have any."""
+        if not self.is_partial:
+            return self
+        truths, truth_of_row = self.truths
+        known = ~np.isnan(truths).any(axis=1)[np.asarray(truth_of_row)]
+        kept = self.taken(np.flatnonzero(known))
+        return kept.subset(np.bincount(kept.recording_of_row, minlength=self.n_recordings) > 0)
+
+    def known_counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of how many windows each class is known, and the sum of its targets there. Float64 (n_labels,) each."""
+        truths, truth_of_row = self.truths
+        windows = np.bincount(truth_of_row, minlength=len(truths)).astype(np.float64)
+        if not self.is_partial:
+            return np.full(len(self.labels), windows.sum()), windows @ truths.astype(np.float64)
+        return windows @ ~np.isnan(truths), windows @ np.nan_to_num(truths.astype(np.float64))
 
     def taken(self, places: np.ndarray) -> LabelledRows:
         """Some of the windows, by their places among these, in the order asked for."""
@@ -277,8 +301,7 @@ def label_rows(
     """
     if windows == ANNOTATED:
         raise InputError(
-            "this head was fitted on annotated windows, and recordings' labels say less: fit anew with "
-            "`heads fit --annotations`."
+            "this head was fitted on annotated windows, and recordings' labels say less: give boxes with --annotations."
         )
     if windows not in WINDOW_POLICIES:
         raise InputError(f"windows={windows!r} is not a policy; choose {', '.join(WINDOW_POLICIES)}.")

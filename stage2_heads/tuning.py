@@ -15,6 +15,7 @@ from stage2_heads.calibration import HEARD, UNHEARD, Calibration, calibration_er
 from stage2_heads.calibrators import METHODS, Calibrator, fit_calibrator
 from stage2_heads.crossfit import HeldOut, held_out_of
 from stage2_heads.labels import RecordingLabels
+from stage2_heads.metrics import sum_by_group
 from stage2_heads.reliability import reliability
 from stage2_heads.rows import LabelledRows
 from stage2_heads.scoring import POOLS, pool_windows
@@ -186,9 +187,12 @@ def _refitted(base: Calibration, held: HeldOut) -> Calibration:
 def _levels(held: HeldOut, scores: np.ndarray, pool: str) -> dict[str, _Rows]:
     truth = held.targets > 0
     windows = _Rows(scores, truth, held.known, held.recordings)
-    names, first, group = np.unique(held.recordings, return_index=True, return_inverse=True)
+    names, group = np.unique(held.recordings, return_inverse=True)
     pooled = pool_windows(scores, group, len(names), pool)
-    return {"recording": _Rows(pooled, truth[first], held.known[first], names), "window": windows}
+    # A recording holds what any of its windows holds; that it does not hold a class, all of them must say.
+    there = sum_by_group(truth & held.known, group, len(names)) > 0
+    known = there | (sum_by_group(~held.known, group, len(names)) == 0)
+    return {"recording": _Rows(pooled, there, known, names), "window": windows}
 
 
 def _thresholds(held: HeldOut, scores: np.ndarray, settings: TuneSettings) -> dict[str, Thresholds]:

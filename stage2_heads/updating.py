@@ -33,7 +33,8 @@ def new_classes(head: Head, recordings: Sequence[RecordingLabels]) -> tuple[str,
 def update_head(head: Head, rows: LabelledRows, *, seed: int = 0, progress: Progress | None = None) -> Head:
     """Learn more recordings, once each, window by window where the head does that; they count as heard from then on.
 
-    rows : windows with this head's blocks, and its classes in its order (make room first: `Head.add_classes`)
+    rows : windows with this head's blocks, and its classes in its order (make room first: `Head.add_classes`);
+    those of which not every class is known are learnt by kinds that can
     The scores' sigmoid stays as it was fitted. Raises InputError when classes differ or a recording was learnt already.
     """
     if rows.labels != head.labels_:
@@ -44,6 +45,7 @@ def update_head(head: Head, rows: LabelledRows, *, seed: int = 0, progress: Prog
     again = [r.recording for r in rows.recordings if head.heard_.covers(r.recording, r.xeno_canto_id)]
     if again:
         raise InputError(f"{len(again)} of {rows.n_recordings} recordings were learnt already (first: {again[0]}).")
+    rows = head.rows_to_learn(rows)
     head._learn_rows(rows, seed, progress or (lambda share: None))
     names = label_names(rows.recordings)
     head.names_ |= {label: names[label] for label in head.labels_ if label in names and label not in head.names_}

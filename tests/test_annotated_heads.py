@@ -91,9 +91,10 @@ class TestFitting:
         opened = Store(store)
         site = np.array([opened.catalogue.recordings[p].filename.startswith("site0") for p in opened.place_of_row])
         states = np.stack([truth_by_hand(opened, boxes, label) for label in ("high", "low")], axis=1)[site]
-        known = (states >= 0).all(axis=1)
-        assert facts["windows_with"] == dict(zip(("high", "low"), (states[known] == 1).sum(0).tolist(), strict=True))
-        assert (facts["n_windows"], facts["windows_left_out"]) == (known.sum(), (~known).sum())
+        any_known, all_known = (states >= 0).any(axis=1), (states >= 0).all(axis=1)
+        assert facts["windows_with"] == dict(zip(("high", "low"), (states == 1).sum(0).tolist(), strict=True))
+        assert (facts["n_windows"], facts["windows_left_out"]) == (any_known.sum(), (~any_known).sum())
+        assert facts["windows_partial"] == (any_known & ~all_known).sum() > 0
         assert facts["boxes"] == {"high": 3, "low": 3}
 
     def test_windows_have_the_truth_of_their_own_boxes(self, field):
@@ -102,7 +103,8 @@ class TestFitting:
         windows = annotated_windows(store, np.arange(store.n_rows), read_annotations(table))
         rows, _ = rows_to_fit(store, ["logmel_stats"], windows)
         for c, label in enumerate(rows.labels):
-            expected = truth_by_hand(store, boxes, label)[np.asarray(rows.rows)]
+            states = truth_by_hand(store, boxes, label)[np.asarray(rows.rows)]
+            expected = np.where(states < 0, np.nan, states)
             truths, of_row = rows.truths
             np.testing.assert_array_equal(truths[of_row][:, c], expected)
             in_order = np.concatenate([Y[:, c].copy() for _, Y in rows.batches(7)])
@@ -327,13 +329,144 @@ class TestWrongUse:
         with pytest.raises(InputError, match="annotated windows"):
             label_rows(store.reader(), [0], [0], [], blocks=store.reader().blocks, windows="annotated")
 
-    def test_classes_that_nobody_can_tell_are_refused(self, field, tmp_path):
+    def test_kinds_that_need_complete_windows_say_when_none_is_left(self, field, tmp_path):
         table = tmp_path / "boxes.csv"
         table.write_text(
             "filename,start_s,end_s,label,looked_for\nsite0_0.wav,1,2,low,low\nsite0_1.wav,1,2,high,high\n"
         )
-        with pytest.raises(InputError, match="fewer at a time"):
+        words = ("--annotations", table, "--out", tmp_path / "h")
+        with pytest.raises(InputError, match="of which all 2 classes are known"):
+            run(heads, "fit", field[0], "--head", "knn", *words)
+        assert not (tmp_path / "h").exists()
+        run(heads, "fit", field[0], *words, "--set", "min_updates=50")
+        assert load_head(tmp_path / "h").labels_ == ("high", "low")
+
+    def test_a_species_in_every_window_is_refused(self, field, tmp_path):
+        table = tmp_path / "boxes.csv"
+        table.write_text(f"filename,start_s,end_s,label\nsite0_0.wav,0,{LENGTH_S},low\n")
+        with pytest.raises(InputError, match="no window without low"):
             run(heads, "fit", field[0], "--annotations", table, "--out", tmp_path / "h")
+
+
+class TestLearningFromDifferentAnnotators:
+    """One annotator looked for one species, another for the other: each teaches what she looked for."""
+
+    @pytest.fixture(scope="class")
+    def divided(self, field, tmp_path_factory) -> Path:
+        """Boxes of `low` in even recordings, of `high` in odd ones, and who looked for what."""
+        _, _, boxes = field
+        rows = []
+        for i, (name, found) in enumerate(boxes.items()):
+            asked = ("low", "high")[i % 2]
+            mine = [f"{name},{s:.6f},{e:.6f},{label},{asked}" for s, e, label in found if label == asked]
+            rows += mine or [f"{name},,,none,{asked}"]
+        table = tmp_path_factory.mktemp("divided") / "boxes.csv"
+        table.write_text("\n".join(["filename,start_s,end_s,label,looked_for", *rows]) + "\n")
+        return table
+
+    def test_both_species_are_learnt(self, field, divided, tmp_path):
+        store, table, _ = field
+        out, facts = tmp_path / "svm", tmp_path / "facts.json"
+        words = ("--only", "site0_*", "--out", out, "--set", "min_updates=300", "--json", facts)
+        run(heads, "fit", store, "--annotations", divided, *words)
+        said = json.loads(facts.read_text())
+        assert said["windows_partial"] == said["n_windows"] > 50
+        report = scored(out, store, table, tmp_path)
+        assert [row["ap"]["value"] > 0.6 for row in report["per_class"]] == [True, True]
+
+
+class TestTuning:
+    def test_thresholds_are_chosen_on_boxes_and_used_in_scoring(self, field, head, tmp_path, capsys):
+        store, table, _ = field
+        tuned, facts = tmp_path / "tuned", tmp_path / "tune.json"
+        words = ("--annotations", table, "--min-recordings", "1", "--folds", "3", "--out", tuned, "--json", facts)
+        run(heads, "tune", head, store, *words)
+        capsys.readouterr()
+        there = load_head(tuned)
+        assert there.tuning_.n_recordings == 4
+        assert there.provenance["tuned"]["annotations"] == str(table.resolve())
+        assert there.heard_ == load_head(head).heard_
+        report = scored(tuned, store, table, tmp_path)
+        thresholds = {row["label"]: row["threshold"] for row in report["per_class"]}
+        assert thresholds == pytest.approx(dict(zip(there.labels_, there.tuning_.window.values, strict=True)))
+        # A recording holds what any of its windows holds: three of the four hold each species.
+        assert {row["recordings"] for row in json.loads(facts.read_text())["per_class"]} == {3}
+
+    def test_unheard_recordings_are_taken_wherever_they_are_and_count_as_selected_on(self, field, head, tmp_path):
+        store, table, _ = field
+        tuned = tmp_path / "tuned"
+        words = ("--annotations", table, "--split", "valid", "--only", "site1_[456]*", "--out", tuned)
+        run(heads, "tune", head, store, *words, "--folds", "3")
+        assert len(load_head(tuned).tuned_on_) == 3
+        report = scored(tuned, store, table, tmp_path)
+        assert [row["file"] for row in report["per_file"]] == ["site1_7.wav"]
+
+    def test_a_class_that_nobody_looked_for_keeps_the_shared_numbers(self, field, head, tmp_path):
+        store, table, _ = field
+        words = ("--annotations", table, "--annotated-species", "low", "--split", "valid", "--min-recordings", "1")
+        run(heads, "tune", head, store, *words, "--out", tmp_path / "tuned")
+        tuning = load_head(tmp_path / "tuned").tuning_
+        assert tuning.window.own.tolist() == [True, True]  # boxes of `high` are known to hold it
+        assert tuning.calibrator.own.tolist() == [False, True]
+
+    def test_what_cannot_be_tuned_so_is_refused(self, field, head, tmp_path):
+        store, table, boxes = field
+        with pytest.raises(InputError, match="give boxes with --annotations"):
+            run(heads, "tune", head, store)
+        with pytest.raises(InputError, match="leave out"):
+            run(heads, "tune", head, store, "--annotations", table, "--labels", table)
+        with pytest.raises(InputError, match="need --annotations"):
+            run(heads, "tune", head, store, "--overlap-s", "1")
+        with pytest.raises(InputError, match="none that fits --only site9"):
+            run(heads, "tune", head, store, "--annotations", table, "--only", "site9*")
+        labels, weak = tmp_path / "labels.csv", tmp_path / "weak"
+        rows = [f"{name},{('low', 'high')[i % 2]}" for i, name in enumerate(boxes)]
+        labels.write_text("\n".join(["filename,primary_label", *rows]) + "\n")
+        words = ("--labels", labels, "--only", "site0_*", "--split", "all", "--set", "min_updates=50", "--out", weak)
+        run(heads, "fit", store, *words)
+        with pytest.raises(InputError, match="--split valid"):
+            run(heads, "tune", weak, store, "--annotations", table)
+        run(heads, "tune", weak, store, "--annotations", table, "--split", "valid")
+        assert len(load_head(weak).tuned_on_) == 4
+
+
+class TestUpdating:
+    def test_a_head_goes_on_with_the_boxes_of_another_site(self, field, head, tmp_path, capsys):
+        store, table, _ = field
+        out, facts = tmp_path / "more", tmp_path / "more.json"
+        words = ("--annotations", table, "--only", "site1_[45]*", "--out", out, "--json", facts)
+        run(heads, "update", head, store, *words, "--dry-run")
+        assert "Would learn 2 recordings" in capsys.readouterr().out
+        assert not out.exists()
+        run(heads, "update", head, store, *words)
+        before, after, said = load_head(head), load_head(out), json.loads(facts.read_text())
+        assert len(after.heard_.trained_on - before.heard_.trained_on) == said["n_recordings"] == 2
+        assert not np.array_equal(after.coef_, before.coef_)
+        report = scored(out, store, table, tmp_path)
+        assert [row["file"] for row in report["per_file"]] == ["site1_6.wav", "site1_7.wav"]
+        with pytest.raises(InputError, match="heard all 2"):
+            run(heads, "update", out, store, *words)
+
+    def test_a_species_that_is_boxed_for_the_first_time_becomes_a_class(self, field, tmp_path):
+        store, table, _ = field
+        first, out = tmp_path / "low", tmp_path / "both"
+        words = ("--annotations", table, "--annotated-species", "low", "--only", "site0_*", "--out", first)
+        run(heads, "fit", store, *words, "--set", "min_updates=300")
+        words = ("--annotations", table, "--annotated-species", "low,high", "--only", "site1_*", "--out", out)
+        run(heads, "update", first, store, *words, "--json", tmp_path / "u.json")
+        assert load_head(out).labels_ == ("low", "high")
+        assert json.loads((tmp_path / "u.json").read_text())["new_classes"] == ["high"]
+
+    def test_wrong_use_is_refused(self, field, head, tmp_path):
+        store, table, _ = field
+        labels = tmp_path / "labels.csv"
+        labels.write_text("filename,primary_label\nsite1_4.wav,low\n")
+        with pytest.raises(InputError, match="give boxes with --annotations"):
+            run(heads, "update", head, store, "--labels", labels)
+        with pytest.raises(InputError, match="give one of them"):
+            run(heads, "update", head, store, "--annotations", table, "--labels", table)
+        with pytest.raises(InputError, match="--stream bring"):
+            run(heads, "update", head, "--stream", "--annotations", table)
 
 
 def test_a_pattern_chooses_recordings_with_labels_too(field, tmp_path):
