@@ -49,7 +49,10 @@ HEADS = Page(
 FIELD = Page(
     _DOCS / "performance_field.md",
     "Performance in the field",
-    ("Written by `make bench ONLY=field`: whole commands as a user types them, clock seconds, medians of three.",),
+    (
+        "Written by `make bench ONLY=field`. Predictions: whole commands as a user types them, clock seconds, medians of",
+        "three. Searches: of vectors that are there, in a process that has searched before.",
+    ),
     ("torch", "timm", "openvino", "onnxruntime", "numpy", "scikit-learn", "pyarrow"),
 )
 
