@@ -50,8 +50,8 @@ FIELD = Page(
     _DOCS / "performance_field.md",
     "Performance in the field",
     (
-        "Written by `make bench ONLY=field`. Predictions: whole commands as a user types them, clock seconds, medians of",
-        "three. Searches: of vectors that are there, in a process that has searched before.",
+        "Written by `make bench ONLY=field`. Predictions: whole commands as a user types them, clock seconds, medians",
+        "of three. Searches: of vectors that are there, in a process that has searched before.",
     ),
     ("torch", "timm", "openvino", "onnxruntime", "numpy", "scikit-learn", "pyarrow"),
 )

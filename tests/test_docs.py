@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.accuracy_page import accuracy_page
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 
@@ -129,6 +131,10 @@ def test_a_backbone_of_ones_own_is_what_the_page_says(synthetic_set, tmp_path):
         f"heads predict {tmp_path}/head {tmp_path}/store --format raven --out {tmp_path}/predictions",
     ):
         run_line(line)
+
+
+def test_the_page_of_accuracy_says_what_the_tables_say():
+    assert (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8") == accuracy_page()
 
 
 def test_the_pages_build_without_a_network_and_link_to_nothing_that_is_not_there(tmp_path):
