@@ -290,5 +290,6 @@ def _require_own(out: Path, names: list[str]) -> None:
         raise InputError(
             f"{out / foreign[0]} is there, and no {_CARD} says that it is a prediction; name another --out."
         )
-    if folders := [name for name in foreign if name not in ("audacity", "pictures") and (out / name).is_dir()]:
-        raise InputError(f"{out / folders[0]} is a folder, where a file is to be written; name another --out.")
+    if odd := [name for name in foreign if (out / name).is_dir() != (name in ("audacity", "pictures"))]:
+        it_is, wanted = ("folder", "file") if (out / odd[0]).is_dir() else ("file", "folder")
+        raise InputError(f"{out / odd[0]} is a {it_is}, where a {wanted} is to be written; name another --out.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -74,7 +75,8 @@ def draw_pictures(
             elif path.exists() and made_of is None:
                 told["missing"].append(f"{path} is there, and no prediction drew it; it is left as it is")
             elif (audio := finder.find(recording)) is None:
-                told["missing"].append(f"{_line(recording.filename)}: its audio is no longer at {recording.path}")
+                name = _line(recording.filename or recording.path.name)
+                told["missing"].append(f"{name}: its audio is no longer at {recording.path}")
             else:
                 try:
                     overview = overview_of(audio)
@@ -141,9 +143,11 @@ def _drawn(
         axes.set_xticks(time.ticks_s, time.labels)
         axes.tick_params(labelbottom=place == n - 1, bottom=place == n - 1)
     _write_around(figure, left_in, recording, overview, strips, about, time.words)
-    return small_png(
-        figure, _DPI, {_KEY: key, "Description": f"{about.words}. Detections: {detecting.words}."}, _palette()
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is shown as boxes
+        return small_png(
+            figure, _DPI, {_KEY: key, "Description": f"{about.words}. Detections: {detecting.words}."}, _palette()
+        )
 
 
 def _draw_strip(axes: Any, edges: np.ndarray, scores: np.ndarray, found: np.ndarray, threshold: float) -> None:

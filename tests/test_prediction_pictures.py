@@ -66,6 +66,7 @@ def cards(synthetic_set, tmp_path_factory) -> Path:
         "A/20240501_043000.wav": np.concatenate(songs),
         "B/20240501_043000.wav": songs[1],
         "B/[bold]$a$ one.wav": songs[2],
+        "B/鳥の声.wav": songs[2][:-1],
         "B/short.wav": songs[3][: 2 * RATE_HZ],
         "B/silent.wav": np.zeros(6 * RATE_HZ),
     }.items():
@@ -78,14 +79,15 @@ def cards(synthetic_set, tmp_path_factory) -> Path:
 def drawn(fitted, cards, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("drawn") / "out"
     said = heads("predict", fitted, cards, "--out", out, "--threshold", "0.3", "--pictures", 9, "--workers", 1)
-    assert "5 drawn" in said
+    assert "6 drawn" in said
     return out
 
 
 def test_every_recording_has_its_picture_whatever_it_is_called_and_however_short_or_still_it_is(drawn):
     names = {path.name for path in (drawn / "pictures").iterdir()}
-    assert {"bold-a-one.png", "short.png", "silent.png"} < names
-    twins = names - {"bold-a-one.png", "short.png", "silent.png"}
+    alone = {"bold-a-one.png", "short.png", "silent.png", "鳥の声.png"}
+    assert alone < names
+    twins = names - alone
     assert len(twins) == 2
     assert all(name.startswith("20240501_043000-") for name in twins)
     for name in names:
@@ -109,12 +111,12 @@ def test_the_same_command_draws_nothing_again_and_other_settings_do(fitted, card
     shutil.copytree(drawn, out)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (out / "pictures").iterdir()}
     words = ["predict", fitted, cards, "--out", out, "--workers", 1]
-    assert "0 drawn, 5 were there" in heads(*words, "--threshold", "0.3", "--pictures", 9)
+    assert "0 drawn, 6 were there" in heads(*words, "--threshold", "0.3", "--pictures", 9)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (out / "pictures").iterdir()} == before
     heads(*words, "--threshold", "0.3")  # none asked for: none lost
     assert {path: path.read_bytes() for path in before} == {path: content for path, (content, _) in before.items()}
     next(iter(before)).unlink()
-    assert "1 drawn, 4 were there" in heads(*words, "--threshold", "0.3", "--pictures", 9)
+    assert "1 drawn, 5 were there" in heads(*words, "--threshold", "0.3", "--pictures", 9)
     assert "2 drawn, in" in heads(*words, "--threshold", "0.9", "--pictures", 2)
 
 
@@ -132,7 +134,7 @@ def test_a_recording_whose_audio_is_gone_is_told_and_the_others_are_drawn(fitted
     assert "short.wav: its audio is no longer at" in said
     told = json.loads((tmp_path / "said.json").read_text())["pictures"]
     assert len(told["missing"]) == 2
-    assert {Path(path).name for path in told["drawn"]} == {"bold-a-one.png", "silent.png"}
+    assert {Path(path).name for path in told["drawn"]} == {"bold-a-one.png", "silent.png", "鳥の声.png"}
     assert (tmp_path / "again" / "predictions.csv").is_file()
 
 
@@ -145,6 +147,10 @@ def test_what_no_prediction_drew_is_left_alone_and_a_number_below_zero_is_refuse
     with pytest.raises(InputError, match="says that it is a prediction"):
         heads("predict", fitted, store, "--out", tmp_path / "mine", "--pictures", 1)
     heads("predict", fitted, store, "--out", tmp_path / "out")
+    (tmp_path / "out" / "pictures").write_text("mine")
+    with pytest.raises(InputError, match="is a file, where a folder is to be written"):
+        heads("predict", fitted, store, "--out", tmp_path / "out", "--pictures", 1)
+    (tmp_path / "out" / "pictures").unlink()
     for name, content in {"short.png": b"mine", "silent.png": None}.items():
         path = tmp_path / "out" / "pictures" / name
         path.parent.mkdir(exist_ok=True)
