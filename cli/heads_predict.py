@@ -53,6 +53,10 @@ def predict(
     backbone: Annotated[
         list[str] | None, typer.Option(help="Where the backbones lie, if neither the head nor its store has them.")
     ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(help="Draw so many recordings, the first ones, into OUT/pictures: what sang when, at a glance."),
+    ] = 0,
     store: Annotated[
         Path | None, typer.Option(help="Keep the vectors in this store, new or begun. Default: OUT/store.")
     ] = None,
@@ -81,9 +85,12 @@ def predict(
         require_answerable(sample, head, fill)
     elif fill is not None:
         raise InputError("--fill goes with --sample-submission; leave it out otherwise.")
+    if pictures < 0:
+        raise InputError(f"--pictures {pictures} cannot be drawn; give 0 for none, or how many recordings.")
     if not wanted:
         raise InputError(f"--format {formats!r} names no format; choose among {', '.join(FORMATS)}, or all.")
-    _require_own(out, [*(FILES[name] for name in wanted), *(["submission.csv"] if sample is not None else [])])
+    more = [*(["submission.csv"] if sample is not None else []), *(["pictures"] if pictures else [])]
+    _require_own(out, [*(FILES[name] for name in wanted), *more])
     stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
     quarantined: dict[str, str] = {}
     recordings: frozenset[str] | None = None
@@ -115,10 +122,10 @@ def predict(
         if done.summary.interrupted:
             raise typer.Exit(130)
         opened, recordings, quarantined = done.store, done.recordings, done.summary.quarantined
-    summary = _write(head, head_path, opened, recordings, out, wanted, detecting, sample, fill)
+    summary = _write(head, head_path, opened, recordings, out, wanted, detecting, sample, fill, pictures)
     summary["quarantined"] = quarantined
     write_summary(json_path, summary)
-    if quarantined:
+    if quarantined or summary.get("pictures", {}).get("missing"):
         raise typer.Exit(1)
 
 
@@ -132,6 +139,7 @@ def _write(
     detecting: Any,
     sample: Any,
     fill: float | None,
+    n_pictures: int,
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -179,7 +187,12 @@ def _write(
     }
     write_json(out / _CARD, card)
     _print_summary(card, head)
-    return card
+    if not n_pictures:
+        return card
+    from cli.prediction_pictures import draw_pictures
+
+    drawn = draw_pictures(out / "pictures", n_pictures, head, store, reader, rows, about, detecting)
+    return {**card, "pictures": drawn}
 
 
 def _print_summary(card: dict[str, Any], head: Head) -> None:
@@ -277,5 +290,6 @@ def _require_own(out: Path, names: list[str]) -> None:
         raise InputError(
             f"{out / foreign[0]} is there, and no {_CARD} says that it is a prediction; name another --out."
         )
-    if folders := [name for name in foreign if name != "audacity" and (out / name).is_dir()]:
-        raise InputError(f"{out / folders[0]} is a folder, where a file is to be written; name another --out.")
+    if odd := [name for name in foreign if (out / name).is_dir() != (name in ("audacity", "pictures"))]:
+        it_is, wanted = ("folder", "file") if (out / odd[0]).is_dir() else ("file", "folder")
+        raise InputError(f"{out / odd[0]} is a {it_is}, where a {wanted} is to be written; name another --out.")

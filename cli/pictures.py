@@ -12,17 +12,29 @@ import numpy as np
 
 from embeddings.errors import InputError
 
-__all__ = ["Call", "calls_of_search", "draw_similar_calls", "draw_stretch"]
+__all__ = [
+    "INK",
+    "PAPER",
+    "QUIET",
+    "RANGE_DB",
+    "SAME",
+    "Call",
+    "calls_of_search",
+    "draw_similar_calls",
+    "draw_spectrogram",
+    "draw_stretch",
+    "small_png",
+]
 
 _RATE_HZ = 32_000
 _N_FFT, _HOP_SAMPLES = 1024, 160
 _HIGHEST_HZ = 10_000
 _HIGHEST_STRETCH_HZ = 12_000.0
-_RANGE_DB = 40  # from a call's loudest moment down to black
+RANGE_DB = 40  # from a call's loudest moment down to black
 _COLUMNS = 2
 _COLOURS = 256
-_INK, _PAPER, _QUIET = "#22303c", "#fbfaf7", "#7b8794"
-_QUERY, _SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
+INK, PAPER, QUIET = "#22303c", "#fbfaf7", "#7b8794"
+_QUERY, SAME, _OTHER = "#22303c", "#2a9d8f", "#e07a3f"
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def draw_similar_calls(query: Call, neighbours: Sequence[Call], path: Path) -> N
 
     calls = [query, *neighbours]
     n_rows = -(-len(calls) // _COLUMNS)
-    figure = Figure(figsize=(12.5, 2.6 * n_rows + 0.4), facecolor=_PAPER)
+    figure = Figure(figsize=(12.5, 2.6 * n_rows + 0.4), facecolor=PAPER)
     FigureCanvasAgg(figure)
     grid = figure.subplots(n_rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
     length_s = max(call.end_s - call.start_s for call in calls)
@@ -87,40 +99,31 @@ def draw_similar_calls(query: Call, neighbours: Sequence[Call], path: Path) -> N
             continue
         _draw_call(axes, calls[place], place, length_s)
         if place % _COLUMNS == 0:
-            axes.set_ylabel("kHz", color=_QUIET, fontsize=9)
+            axes.set_ylabel("kHz", color=QUIET, fontsize=9)
         if place + _COLUMNS >= len(calls):
-            axes.set_xlabel("seconds", color=_QUIET, fontsize=9)
+            axes.set_xlabel("seconds", color=QUIET, fontsize=9)
             axes.tick_params(labelbottom=True)
     figure.subplots_adjust(left=0.045, right=0.985, top=1 - 0.42 / figure.get_figheight(), bottom=0.07, hspace=0.3)
     figure.subplots_adjust(wspace=0.07)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, facecolor=_PAPER))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, facecolor=PAPER))
 
 
 def _draw_call(axes: Any, call: Call, rank: int, length_s: float) -> None:
     decibels = _spectrogram(call)
     shown_s = min(call.end_s - call.start_s, length_s)
-    axes.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=-_RANGE_DB,
-        vmax=0,
-        extent=(0, shown_s, 0, _HIGHEST_HZ / 1000),
-        interpolation="bilinear",
-    )
+    draw_spectrogram(axes, decibels, shown_s, _HIGHEST_HZ)
     axes.set(xlim=(0, length_s), ylim=(0, _HIGHEST_HZ / 1000), facecolor="black")
-    colour = _QUERY if call.similarity is None else {True: _SAME, False: _OTHER, None: _QUIET}[call.same]
+    colour = _QUERY if call.similarity is None else {True: SAME, False: _OTHER, None: QUIET}[call.same]
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.6 if call.similarity is None else 1.8)
-    axes.tick_params(colors=_QUIET, labelsize=8, length=2)
+    axes.tick_params(colors=QUIET, labelsize=8, length=2)
     head = "Query" if call.similarity is None else f"{rank}"
     bold = {"fontsize": 11, "fontweight": "bold", "transform": axes.transAxes, "va": "bottom"}
     axes.text(0.0, 1.035, f"{head}  {call.name}", color=colour, **bold)
     facts = f"{call.recording}, {call.start_s:.1f}–{call.end_s:.1f} s"
     if call.similarity is not None:
         facts = f"similarity {call.similarity:.2f}  ·  {facts}"
-    axes.text(1.0, 1.04, facts, color=_QUIET, fontsize=8.5, ha="right", va="bottom", transform=axes.transAxes)
+    axes.text(1.0, 1.04, facts, color=QUIET, fontsize=8.5, ha="right", va="bottom", transform=axes.transAxes)
 
 
 def _spectrogram(call: Call) -> np.ndarray:
@@ -141,6 +144,21 @@ def _decibels(samples: np.ndarray, rate_hz: int, n_fft: int, hop_samples: int, h
     return decibels - np.percentile(decibels, 99.8)
 
 
+def draw_spectrogram(axes: Any, decibels: np.ndarray, seconds: float, highest_hz: float) -> None:
+    """Fill axes in seconds and kHz with levels.  decibels : (bins from 0 to highest_hz, frames over the seconds)"""
+    axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-RANGE_DB,
+        vmax=0,
+        extent=(0, seconds, 0, highest_hz / 1000),
+        interpolation="bilinear",
+        interpolation_stage="data",  # or colours that are none of magma's come between
+    )
+
+
 def draw_stretch(samples: np.ndarray, rate_hz: int) -> bytes:
     """A spectrogram of one stretch of sound as a small PNG, its axes in seconds and kHz.
 
@@ -148,7 +166,6 @@ def draw_stretch(samples: np.ndarray, rate_hz: int) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
     n_fft = 1 << max(5, round(np.log2(0.032 * rate_hz)))
     highest_hz = min(_HIGHEST_STRETCH_HZ, rate_hz / 2)
@@ -157,24 +174,45 @@ def draw_stretch(samples: np.ndarray, rate_hz: int) -> bytes:
     figure = Figure(figsize=(4.4, 1.9), facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.085, 0.15, 0.905, 0.82))
-    axes.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=-_RANGE_DB,
-        vmax=0,
-        extent=(0, len(samples) / rate_hz, 0, highest_hz / 1000),
-        interpolation="bilinear",
-    )
-    axes.tick_params(colors=_INK, labelsize=7, length=2, pad=2)
-    axes.set_ylabel("kHz", color=_INK, fontsize=7, labelpad=1)
+    draw_spectrogram(axes, decibels, len(samples) / rate_hz, highest_hz)
+    axes.tick_params(colors=INK, labelsize=7, length=2, pad=2)
+    axes.set_ylabel("kHz", color=INK, fontsize=7, labelpad=1)
     axes.xaxis.set_major_formatter(lambda seconds, place: f"{seconds:g} s")
     axes.xaxis.get_ticklabels()[-1].set_horizontalalignment("right")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    pixels, file = io.BytesIO(), io.BytesIO()
-    figure.savefig(pixels, format="png", dpi=140)
-    # A page holds many: noise in full colour costs three times the bytes, and looks no better.
-    Image.open(pixels).convert("RGB").quantize(_COLOURS).save(file, format="png", optimize=True)
+    return small_png(figure, 140)
+
+
+def small_png(
+    figure: Any, dpi: int, texts: Mapping[str, str] | None = None, palette: np.ndarray | None = None
+) -> bytes:
+    """A figure as a PNG of few colours: noise in full colour costs three times the bytes, and looks no better.
+
+    texts    kept inside the file, by keyword
+    palette  uint8 (at most 256, 3); None for those that fit the figure best, which may lose a colour of few pixels
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    pixels, file, kept = io.BytesIO(), io.BytesIO(), PngInfo()
+    for keyword, text in (texts or {}).items():
+        kept.add_itxt(keyword, text)
+    figure.savefig(pixels, format="png", dpi=dpi)
+    full = Image.open(pixels).convert("RGB")
+    if palette is None:
+        few = full.quantize(_COLOURS)
+    else:
+        few = Image.fromarray(_nearest(np.asarray(full), palette))
+        few.putpalette(palette.tobytes())
+    few.save(file, format="png", optimize=True, pnginfo=kept)
     return file.getvalue()
+
+
+def _nearest(pixels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """pixels : uint8 (height, width, 3). Returns uint8 (height, width), exactly; Pillow's own search is coarser."""
+    from scipy.spatial import KDTree
+
+    colours, place = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    _, number = KDTree(palette.astype(float)).query(colours.astype(float))
+    return number.astype(np.uint8)[place].reshape(pixels.shape[:2])

@@ -15,7 +15,7 @@ from cli.synthetic import RATE_HZ, SPECIES, noise_bed, write_synthetic_set
 __all__ = ["write_soundscape"]
 
 _FEWEST_GAP_S, _LARGEST_GAP_S = 1.5, 7.0
-_COLUMNS = ("filename", "duration_s", "start_s", "end_s", "label", "scientific_name")
+_COLUMNS = ("filename", "duration_s", "start_s", "end_s", "label", "scientific_name", "common_name")
 
 app = make_app("Invented birds to try things on.")
 
@@ -25,7 +25,7 @@ def write_soundscape(
 ) -> Path:
     """Write a recording in which birds sing now and then over wind, and where each phrase lies.
 
-    folder  gets the recording (32 kHz) and annotations.csv with a box a phrase: filename, start_s, end_s, label
+    folder  gets the recording (32 kHz) and annotations.csv with a box a phrase: filename, start_s, end_s, label, names
     The same arguments write the same bytes. Returns the table's path.
     """
     import soundfile
@@ -45,9 +45,9 @@ def write_soundscape(
         if at + len(phrase) > n:
             break
         sound[at : at + len(phrase)] += rng.uniform(0.1, 0.3) * phrase
-        start_s, end_s = at / RATE_HZ, (at + len(phrase)) / RATE_HZ
-        species = SPECIES[number]
-        rows.append((name, f"{duration_s:g}", f"{start_s:.3f}", f"{end_s:.3f}", species.label, species.scientific_name))
+        species, start_s, end_s = SPECIES[number], at / RATE_HZ, (at + len(phrase)) / RATE_HZ
+        names = (species.label, species.scientific_name, species.common_name)
+        rows.append((name, f"{duration_s:g}", f"{start_s:.3f}", f"{end_s:.3f}", *names))
         at += len(phrase) + round(rng.uniform(_FEWEST_GAP_S, _LARGEST_GAP_S) * RATE_HZ)
     soundfile.write(folder / name, sound, RATE_HZ, subtype="PCM_16")
     table = folder / "annotations.csv"
@@ -64,8 +64,9 @@ def birds(
     n_species: Annotated[int, typer.Option(help="2 to 12; the first four are easy.")] = 4,
     individuals: Annotated[int, typer.Option(help="Birds of each.")] = 4,
     seed: Annotated[int, typer.Option(help="Other birds.")] = 0,
+    woods: Annotated[int, typer.Option(help="Minutes of other woods, with other birds of the same species.")] = 0,
 ) -> None:
-    """Write train_metadata.csv, train_audio/ and soundscape/, a minute of a wood with its annotations."""
+    """Write train_metadata.csv, train_audio/ and soundscape/, a minute of a wood and its annotations."""
     from embeddings.errors import InputError
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -74,6 +75,9 @@ def birds(
         folder, n_species=n_species, individuals=individuals, recordings_per_individual=2, seed=seed
     )
     boxes = write_soundscape(folder / "soundscape", n_species=n_species, seed=seed)
+    for number in range(1, woods + 1):
+        other = folder / "woods" / f"{number:02d}"
+        write_soundscape(other, n_species=n_species, name=f"wood{number:02d}.wav", seed=seed + 1000 * number)
     console().print(f"Labelled recordings: {table}. A soundscape and its boxes: {boxes}.", soft_wrap=True)
 
 

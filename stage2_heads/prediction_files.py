@@ -22,7 +22,7 @@ from embeddings.recordings import Recording
 from embeddings.shards import RowTable
 from stage2_heads.predict import WindowScores
 
-__all__ = ["FILES", "FORMATS", "Provenance", "Stretch", "open_writers", "stretches"]
+__all__ = ["FILES", "FORMATS", "Provenance", "Stretch", "began_at", "open_writers", "stretches"]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Writer(ABC):
     def _rows(self, stretch: Stretch) -> Iterator[dict[str, Any]]:
         """A detection a row, the same columns in every format that has columns of its own choosing."""
         recording, about = stretch.recording, self.about
-        began = _began(recording.recorded_at)
+        began = began_at(recording.recorded_at)
         for window, column in stretch.detections():
             label = about.labels[column]
             scientific, common = about.names.get(label, ("", ""))
@@ -338,7 +338,8 @@ def _line(text: str) -> str:
     return " ".join(text.split("\t")).replace("\r", " ").replace("\n", " ")
 
 
-def _began(recorded_at: str) -> datetime | None:
+def began_at(recorded_at: str) -> datetime | None:
+    """A recording's first moment by its recorder's clock; None where that is not known."""
     try:
         return datetime.fromisoformat(recorded_at) if recorded_at else None
     except ValueError:

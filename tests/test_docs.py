@@ -94,6 +94,20 @@ def test_a_head_of_ones_own_is_what_the_page_says(tutorial, monkeypatch, tmp_pat
 
 
 @pytest.mark.slow
+def test_the_first_pages_picture_is_drawn_by_its_commands(tmp_path, monkeypatch):
+    from PIL import Image
+
+    (commands,) = blocks(ROOT / "README.md", "bash")
+    assert commands in (DOCS / "index.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for line in commands.splitlines():
+        run_line(line)
+    (drawn,) = (tmp_path / "predictions" / "pictures").iterdir()
+    with Image.open(drawn) as mine, Image.open(DOCS / "what_sang_when.png") as shown:
+        assert mine.size == shown.size
+
+
+@pytest.mark.slow
 def test_the_readmes_ten_lines_run(tutorial, monkeypatch):
     monkeypatch.chdir(tutorial[0])
     (code,) = blocks(ROOT / "README.md", "python")
