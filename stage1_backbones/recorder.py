@@ -1,7 +1,7 @@
 """What a recorder wrote about a recording, in its file name and header: when, where, with what, how well powered.
 
 Sources: the firmware of AudioMoth (comments in LIST/INFO), the GUANO metadata specification 1.0, Wildlife Acoustics'
-Song Meter file names, and the RIFF, RF64 and BW64 chunk layouts.
+Song Meter and Frontier Labs' file names, and the RIFF, RF64 and BW64 chunk layouts.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def recorder_note(path: Path) -> RecorderNote:
 # ---- file names
 
 _DATED = re.compile(r"(?:(?P<prefix>.+)_)?(?P<date>\d{8})_(?P<time>\d{6})(?:_?\d{3})?T?$", re.ASCII)
+# Frontier Labs' recorders name the zone; whoever renames files may, too.
+_ZONED = re.compile(
+    r"(?:^|_)(?P<date>\d{8})[T_]?(?P<time>\d{6})(?P<zone>Z|[+-](?:0\d|1[0-4]):?[0-5]\d)(?=_|$)", re.ASCII
+)
 _AUDIOMOTH_SERIAL = re.compile(r"[0-9A-F]{16}$")
 _SONG_METER_SERIAL = re.compile(r"(?:^|_)((?:S[0-9M][A-Z0-9]|SM[A-Z]|2[LMSU][A-Z]|S[0-9]U)\d{5})(?:_|$)", re.ASCII)
 
@@ -84,6 +88,12 @@ def _from_name(path: Path) -> RecorderNote:
         seconds = int(stem, 16)
         if _HEX_NAME_S[0] <= seconds < _HEX_NAME_S[1]:
             return RecorderNote(datetime.fromtimestamp(seconds, UTC).isoformat(), recorder="AudioMoth")
+    if zoned := _ZONED.search(stem):
+        try:
+            when = datetime.strptime(zoned["date"] + zoned["time"] + zoned["zone"], "%Y%m%d%H%M%S%z")
+        except ValueError:
+            return RecorderNote()
+        return RecorderNote(_iso(when))
     dated = _DATED.match(stem)
     if not dated:
         return RecorderNote()
