@@ -18,14 +18,13 @@ from cli.common import (
     console,
     make_app,
     print_names,
+    require_target,
     run,
     targeted,
     write_summary,
 )
 
 if TYPE_CHECKING:
-    from embeddings.recordings import Catalogue
-    from embeddings.splits import Split
     from stage1_backbones.recipe import TrainingSettings
 
 app = make_app("Train the networks that hear recordings, compare recipes, and list the backbones that there are.")
@@ -73,11 +72,15 @@ def train(
     from embeddings.errors import InputError
     from embeddings.identity import HashCache
     from embeddings.recordings import is_no_call
+    from embeddings.splits import k_fold_split, make_split
     from stage1_backbones.augment import read_beds
     from stage1_backbones.registry import create_network
+    from stage1_backbones.trained import resolve_device
 
+    require_target(target, both=True)
     if split not in ("train", "all"):
         raise InputError(f"--split {split} is not known here; choose train or all.")
+    made_folds = _made_folds(valid_fold, group, everything=split == "all")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
     if (
@@ -98,6 +101,7 @@ def train(
         "with_types": True if target == "species+type" else None,
     }
     settings = _training_settings(backbone, network, weights, recipe, setting or [], given)
+    device = resolve_device(device)
     # Wrong names, weights and folders are told before any audio is read.
     built = create_network(backbone, settings.network, 2, settings.weights)
     if settings.augment.background_folder:
@@ -106,7 +110,11 @@ def train(
     catalogue = targeted(
         read_catalogue(source, audio=audio, label_folders=source.is_dir(), cache=cache), target, both=True
     )
-    division = _division(catalogue, seed, valid_fold, group, everything=split == "all")
+    if made_folds is not None:
+        fold, folds = made_folds
+        division = k_fold_split(catalogue.recordings, folds=folds, fold=fold, seed=seed, group=group)
+    else:
+        division = make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=split == "all")
     recordings = [r for r in catalogue if division.assignments.get(r.recording) in ("train", "both")]
     n_valid = sum(side == "valid" for side in division.assignments.values())
     from stage1_backbones.targets import words_of
@@ -126,7 +134,7 @@ def train(
         n_windows = settings.batch_size * settings.accumulate
         out_console.print(
             f"Would train for {plan.n_epochs} epochs, {plan.n_steps} steps of {n_windows} windows, into {out}: about "
-            f"{minutes:.1f} minutes on this machine's CPU, by a few steps taken now."
+            f"{minutes:.1f} minutes on this machine's CPU, by a step taken now."
         )
         return
     summary = _train(recordings, settings, out, division, name, device, overwrite, plan.n_epochs)
@@ -242,7 +250,6 @@ def _train(
     overwrite: bool,
     n_epochs: int,
 ) -> Any:
-    from stage1_backbones.trained import resolve_device
     from stage1_backbones.training import train as run_training
     from stage2_heads.metrics import present_cmap
 
@@ -264,7 +271,7 @@ def _train(
         split=division,
         scorer=present_cmap,
         name=name,
-        device=resolve_device(device),
+        device=device,
         on_epoch=lambda row: _say_epoch(row, n_epochs),
     )
 
@@ -278,17 +285,21 @@ def _say_epoch(row: Mapping[str, float | None], n_epochs: int) -> None:
     console().print(f"  epoch {epoch:3}/{n_epochs}  loss {row['train_loss']:.4f}{judged}  {row['seconds']:.1f} s")
 
 
-def _division(catalogue: Catalogue, seed: int, valid_fold: str, group: str, *, everything: bool) -> Split:
-    """Who trains: 8:2, a published fold, "2/5" made here, or everything."""
-    from embeddings.errors import InputError
-    from embeddings.splits import k_fold_split, make_split
+def _made_folds(valid_fold: str, group: str, *, everything: bool) -> tuple[int, int] | None:
+    """Fold and number of folds in "2/5"; None when a fold is published or there is none.
 
-    fold, slash, folds = valid_fold.partition("/")
-    if slash and fold.isdecimal() and folds.isdecimal() and not everything:
-        return k_fold_split(catalogue.recordings, folds=int(folds), fold=int(fold), seed=seed, group=group)
+    Raises InputError for what no recordings could be divided by.
+    """
+    from embeddings.errors import InputError
+    from embeddings.splits import k_fold_split
+
+    fold, _, folds = valid_fold.partition("/")
+    if fold.isdecimal() and folds.isdecimal() and not everything:
+        k_fold_split((), folds=int(folds), fold=int(fold), group=group)
+        return int(fold), int(folds)
     if group:
         raise InputError(f"--group {group} goes with --valid-fold 2/5 and the like; leave it out otherwise.")
-    return make_split(catalogue.recordings, seed=seed, valid_fold=valid_fold, everything=everything)
+    return None
 
 
 def _network_settings(backbone: str, model: str, width: str, how: str) -> dict[str, Any]:

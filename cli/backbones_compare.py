@@ -63,7 +63,7 @@ def compare(
         out,
         judged=judged,
         device=resolve_device(device),
-        say=lambda line: screen.print(line, markup=False, soft_wrap=True),
+        say=lambda line: screen.print(line, soft_wrap=True),
     )
     trials, arms = experiment.trials(catalogue), experiment.arms()
     _check(experiment, catalogue, trials)
@@ -170,5 +170,5 @@ def _say_plan(experiment: Experiment, catalogue: Catalogue, cells: Cells) -> Non
     console().print(table)
     console().print(
         f"{len(catalogue)} recordings; {len(experiment.arms())} rows in the table. About {total:.0f} minutes of "
-        f"training are left on this machine, by a few steps taken now."
+        f"training are left on this machine, by a step of each taken now."
     )

@@ -30,6 +30,7 @@ __all__ = [
     "make_app",
     "print_names",
     "progress",
+    "require_target",
     "run",
     "say_licences",
     "store_backbones",
@@ -73,10 +74,13 @@ def _interrupt(*_: object) -> None:
 
 
 def console() -> Console:
-    """Where tables and summaries go; as wide as the terminal, or 120 columns when there is none."""
+    """Where tables and summaries go; as wide as the terminal, or 120 columns when there is none.
+
+    What it prints stands there as it is: brackets and colons in labels and paths are no markup.
+    """
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
@@ -98,7 +102,7 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[..., 
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -128,9 +132,18 @@ def print_names(heading: str, names: list[str]) -> None:
     out = console()
     out.print(f"{heading} ({len(names)}):")
     for name in names[:_SHOWN_NAMES]:
-        out.print(f"  {name}", markup=False)
+        out.print(f"  {name}")
     if len(names) > _SHOWN_NAMES:
         out.print(f"  ... and {len(names) - _SHOWN_NAMES} more; --json FILE lists all")
+
+
+def require_target(target: str, *, both: bool = False) -> None:
+    """Raises InputError for a `--target` that there is not; `both` as in `targeted`."""
+    from embeddings.errors import InputError
+
+    allowed = ["species", "type", *(["species+type"] if both else [])]
+    if target not in ("", *allowed):
+        raise InputError(f"--target {target} is not known; choose {' or '.join(allowed)}.")
 
 
 def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalogue:
@@ -141,15 +154,11 @@ def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalo
     """
     from dataclasses import replace
 
-    from rich.markup import escape
     from rich.table import Table
 
     from embeddings.call_types import call_types
-    from embeddings.errors import InputError
 
-    allowed = ["species", "type", *(["species+type"] if both else [])]
-    if target not in ("", *allowed):
-        raise InputError(f"--target {target} is not known; choose {' or '.join(allowed)}.")
+    require_target(target, both=both)
     if target in ("", "species"):
         return catalogue
     found = call_types(catalogue)
@@ -157,8 +166,7 @@ def targeted(catalogue: Catalogue, target: str, *, both: bool = False) -> Catalo
     table = Table("type", "recordings", "kind of call", "sex", "age", "not in the vocabulary")
     for raw, count in found.counts.items():
         meaning = found.meanings[raw]
-        cells = (raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
-        table.add_row(*map(escape, cells))
+        table.add_row(raw, str(count), ", ".join(meaning.kinds), meaning.sex, meaning.age, ", ".join(meaning.unmapped))
     console().print(table)
     console().print(
         f"{found.n_without} recordings say no kind of call{' and count as unlabelled' if target == 'type' else ''}; "

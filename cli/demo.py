@@ -155,7 +155,7 @@ def _run(command: str, *arguments: str | Path) -> None:
     from importlib import import_module
 
     words = [str(argument) for argument in arguments]
-    console().print(f"\n$ {command} {' '.join(words)}", style="bold", markup=False, soft_wrap=True)
+    console().print(f"\n$ {command} {' '.join(words)}", style="bold", soft_wrap=True)
     code = import_module(f"cli.{command}").app(words, standalone_mode=False)
     # 1 says that something was quarantined or left out, and by name which; a demo on real recordings goes on.
     if code not in (None, 0, 1):

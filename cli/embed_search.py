@@ -70,7 +70,8 @@ def search(
     Exit code 1 when --clips or --html lack the audio of a hit; everything else is then written.
     """
     from cli.search_clips import ClipFolder, Clips
-    from cli.search_hits import answered, hits_table, question_facts, write_csv
+    from cli.search_hits import answered, hits_table, is_csv, question_facts, write_csv
+    from cli.search_page import is_page
     from embeddings.errors import InputError
     from embeddings.joined import JoinedStores
     from embeddings.moved import AudioFinder
@@ -82,6 +83,8 @@ def search(
     for option, path in (("--csv", csv_path), ("--html", html), ("--json", json_path)):
         if path is not None and path.is_dir():
             raise InputError(f"{option} {path} is a folder; name a file.")
+    _require_own("--csv", csv_path, is_csv)
+    _require_own("--html", html, is_page)
     paths, audio = _sorted_out(places)
     stores = JoinedStores([Store(path) for path in paths])
     chosen = blocks.split(",") if blocks else None
@@ -121,6 +124,17 @@ def search(
     if heard.missing:
         console().print("Say where the recordings lie now with --audio-root FOLDER; all the others were written.")
         raise typer.Exit(1)
+
+
+def _require_own(option: str, path: Path | None, is_own: Callable[[Path], bool]) -> None:
+    """Raises InputError where a file that no search wrote would be written over."""
+    from embeddings.errors import InputError
+
+    if path is not None and path.exists() and not is_own(path):
+        raise InputError(
+            f"{option} {path} is there, and was not written by `embed search`: it is left as it is. Name another file, "
+            "or move it away."
+        )
 
 
 def _sorted_out(places: list[Path]) -> tuple[list[Path], list[Path]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embeddings.errors import InputError
 from embeddings.settings import from_fields, merged, read_yaml
+from stage2_heads.pooling import POOLS
 
 if TYPE_CHECKING:
     from embeddings.recordings import Catalogue
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AGAINST", "FUSIONS", "Arm", "Experiment", "Trial", "digest_of", "read_experiment"]
 
-POOLS = ("mean", "lme", "max")  # stage2_heads.scoring's, which a dry run need not import
 FUSIONS = ("late", "equal", "early", "unheard")
 PUBLISHED = "published"
 AGAINST = ("first recipe", "first row")

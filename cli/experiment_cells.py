@@ -149,7 +149,7 @@ class Cells:
         return store
 
     def _score(self, arm: Arm, store: Store, seed: int, folders: Mapping[str, Path]) -> CellScores:
-        from stage2_heads.scoring import pool_windows
+        from stage2_heads.pooling import pool_windows
         from stage2_heads.stored_rows import stored_rows
 
         sides = np.array([r.split for r in store.catalogue])

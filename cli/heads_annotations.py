@@ -63,20 +63,25 @@ class Boxes:
 
     def windows(self, store: Store, rows: np.ndarray, head: Head | None = None) -> AnnotatedWindows:
         """The annotated ones of these rows of a store; says what did not match. head : whose names boxes may bear."""
-        from embeddings.annotations import read_annotations, renamed
+        from embeddings.annotations import labels_by_name, read_annotations, renamed
         from stage2_heads.annotated_rows import annotated_windows
         from stage2_heads.window_labels import OverlapRule
 
         rule = OverlapRule(self.overlap_s, self.overlap_share)
         annotations = read_annotations(self.path, label_column=self.label_column)
         classes: Iterable[str] = ()
+        species = self.species
         if head is not None:
-            annotations = renamed(annotations, {label: head.names_.get(label, ("", "")) for label in head.labels_})
+            names = {label: head.names_.get(label, ("", "")) for label in head.labels_}
+            annotations = renamed(annotations, names)
+            species = tuple(map(labels_by_name(names), species))
             classes = head.labels_
-        windows = annotated_windows(store, rows, annotations, rule=rule, species=self.species, classes=classes)
+        windows = annotated_windows(store, rows, annotations, rule=rule, species=species, classes=classes)
         print_names("No annotations, left out", list(annotations.problems))
         print_names("Annotated, not in the store, left out", list(windows.unmatched))
         print_names("Matched by file name alone, folders differ", list(windows.by_name_alone))
+        unlike = [file.unlike for file in windows.files.values() if file.unlike]
+        print_names("Annotated more than once, not alike; all boxes and species count", unlike)
         again = [
             f"{n} {what}"
             for n, what in (

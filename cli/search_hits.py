@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embeddings.neighbours import Neighbour, NeighbourSearch
     from embeddings.recordings import Recording
 
-__all__ = ["Answer", "Heard", "Hit", "answered", "hits_table", "question_facts", "write_csv"]
+__all__ = ["Answer", "Heard", "Hit", "answered", "hits_table", "is_csv", "question_facts", "write_csv"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Hit:
 
     row            its number in its own store
     path           where its audio lies, as far as that was looked for
-    query_example  the example whose window at `query_start_s` is most like it
+    query_number   the example whose window at `query_start_s` is most like it, counted from 1: AUDIO, --like, --row
+    query_example, query_path   its name, which several may share, and where its audio lies or lay
     """
 
     rank: int
@@ -42,7 +43,9 @@ class Hit:
     store: Path
     row: int
     path: Path
+    query_number: int
     query_example: str
+    query_path: Path
     query_start_s: float
 
     def facts(self) -> dict[str, Any]:
@@ -62,7 +65,9 @@ class Hit:
             "common_name": r.common_name,
             "split": r.split,
             "query_start_s": self.query_start_s,
+            "query_number": self.query_number,
             "query_example": self.query_example,
+            "query_path": str(self.query_path),
             "store": str(self.store),
             "row": self.row,
             "author": r.author,
@@ -137,7 +142,6 @@ def hits_table(answer: Answer, *, several_stores: bool) -> Table:
     for heading in headings:
         numbers = {"rank", "similarity", "row", "from", "to"}
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
-    names = [example.name for example in answer.examples]
     for hit in answer.hits:
         cells = [
             str(hit.rank),
@@ -149,7 +153,7 @@ def hits_table(answer: Answer, *, several_stores: bool) -> Table:
             f"{hit.start_s:.1f} s",
             f"{hit.end_s:.1f} s",
         ]
-        example = f"example {names.index(hit.query_example) + 1}, " if several else ""
+        example = f"example {hit.query_number}, " if several else ""
         cells += [f"{example}{hit.query_start_s:.1f} s"] + [str(hit.store)] * several_stores
         table.add_row(*(Text(cell) for cell in cells))
     return table
@@ -183,9 +187,17 @@ def write_csv(path: Path, answers: Sequence[Answer]) -> None:
     write_atomically(path, write)
 
 
+def is_csv(path: Path) -> bool:
+    """Whether an earlier search wrote this file; later columns may be others."""
+    begin = ",".join(("query", *_COLUMNS[:3])).encode()
+    with open(path, "rb") as file:
+        return file.read(len(begin)) == begin
+
+
 _COLUMNS = (
     *("rank", "similarity", "primary_label", "common_name", "scientific_name", "secondary_labels", "filename"),
-    *("start_s", "end_s", "query_example", "query_start_s", "recording", "path", "store", "row", "split"),
+    *("start_s", "end_s", "query_number", "query_example", "query_path", "query_start_s"),
+    *("recording", "path", "store", "row", "split"),
     *("author", "license", "url"),
 )
 
@@ -206,7 +218,9 @@ def _hit(
         store=store.path,
         row=own_row,
         path=(finder.find(recording) if finder else None) or recording.path,
+        query_number=which + 1,
         query_example=examples[which].name,
+        query_path=examples[which].path,
         query_start_s=float(examples[which].start_s[neighbour.query_window - begins[which]]),
     )
 

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from cli.search_clips import Clip, Clips
     from cli.search_hits import Answer, Heard, Hit
 
-__all__ = ["write_page"]
+__all__ = ["is_page", "write_page"]
 
 _HIGHEST_RATE_HZ = 48_000  # browsers play this one everywhere
+_MARK = '<meta name="generator" content="Cisticola, embed search">'  # by which a page is known again
+_HEAD_BYTES = 1024  # in which it stands
 
 
 def write_page(path: Path, answers: Sequence[Answer], clips: Clips, stores: Sequence[str]) -> None:
@@ -31,7 +33,7 @@ def write_page(path: Path, answers: Sequence[Answer], clips: Clips, stores: Sequ
         {
             "name": answer.question.name,
             "anchor": f"q{number}",
-            "examples": [_example_card(heard, clips) for heard in answer.heard],
+            "examples": [_example_card(heard, answer, place, clips) for place, heard in enumerate(answer.heard)],
             "hits": [_hit_card(hit, answer, clips) for hit in answer.hits],
         }
         for number, answer in enumerate(answers, start=1)
@@ -44,8 +46,16 @@ def write_page(path: Path, answers: Sequence[Answer], clips: Clips, stores: Sequ
     write_atomically(path, write)
 
 
-def _example_card(heard: Heard, clips: Clips) -> dict[str, Any]:
+def is_page(path: Path) -> bool:
+    """Whether an earlier search wrote this file."""
+    with open(path, "rb") as file:
+        return _MARK.encode() in file.read(_HEAD_BYTES)
+
+
+def _example_card(heard: Heard, answer: Answer, place: int, clips: Clips) -> dict[str, Any]:
+    number = f" {place + 1}" if len(answer.examples) > 1 and not heard.is_negative else ""
     return {
+        "words": "Unlike" if heard.is_negative else f"Query{number}",
         "name": heard.name,
         "sign": "unlike" if heard.is_negative else "like",
         "time": f"{heard.start_s:.1f} to {heard.end_s:.1f} s",
@@ -57,9 +67,9 @@ def _hit_card(hit: Hit, answer: Answer, clips: Clips) -> dict[str, Any]:
     r = hit.recording
     most = 2.0 if answer.negatives else 1.0
     several = len(answer.examples) > 1
-    long = {e.name for e in answer.examples if len(e.start_s) > 1}  # the name of a single window tells its time
-    times = [f"{hit.query_start_s:.1f} s"] if not several or hit.query_example in long else []
-    asked = ", ".join([hit.query_example] * several + times)
+    windows = len(answer.examples[hit.query_number - 1].start_s)  # the name of a single window tells its time
+    times = [f"{hit.query_start_s:.1f} s"] if not several or windows > 1 else []
+    asked = ", ".join([f"query {hit.query_number}", hit.query_example] * several + times)
     return {
         "rank": hit.rank,
         "similarity": f"{hit.similarity:.3f}",
@@ -86,13 +96,17 @@ def _seen_and_heard(clip: Clip | None) -> dict[str, str]:
     return {name: base64.b64encode(content).decode("ascii") for name, content in parts.items()}
 
 
-_PAGE = """{% macro sight(card) -%}
+_PAGE = (
+    """{% macro sight(card) -%}
 {% if card.picture %}<img src="data:image/png;base64,{{ card.picture }}" alt="Spectrogram, {{ card.time }}">
 <audio controls preload="none" src="data:audio/flac;base64,{{ card.sound }}"></audio>
 {%- else %}<p class="lost">Its audio is not at hand.</p>{% endif %}
 {%- endmacro -%}
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Similar calls</title>
+"""
+    + _MARK
+    + """
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 body { font: 15px/1.45 system-ui, sans-serif; color: #22303c; background: #fbfaf7; max-width: 1180px; margin: 2em auto;
@@ -122,7 +136,7 @@ of all that was searched: 1 is equal. With counterexamples, the mean similarity 
 {% for section in sections %}<section id="{{ section.anchor }}">
 <h2>Most similar to {{ section.name }}</h2>
 <div class="cards">{% for card in section.examples %}<article class="{{ card.sign }}">
-<h3><span><span class="sign">{{ "Unlike" if card.sign == "unlike" else "Query" }}</span> {{ card.name }}</span></h3>
+<h3><span><span class="sign">{{ card.words }}</span> {{ card.name }}</span></h3>
 {{ sight(card) }}
 <dl><dt>time</dt><dd>{{ card.time }}</dd></dl>
 </article>
@@ -144,3 +158,4 @@ of all that was searched: 1 is equal. With counterexamples, the mean similarity 
 </section>
 {% endfor %}</body></html>
 """
+)

@@ -111,7 +111,7 @@ class CurveCells:
         """Fit a cell's head on its draw, score the fold's unheard side, keep the scores."""
         from safetensors.numpy import save_file
 
-        from stage2_heads.scoring import pool_windows
+        from stage2_heads.pooling import pool_windows
 
         fold = self.folds[cell.fold]
         unfitted = self._heads[cell.head, cell.seed]

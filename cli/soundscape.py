@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from cli.common import console, make_app, run
-from cli.synthetic import RATE_HZ, SPECIES, noise_bed, write_synthetic_set
+from cli.synthetic import RATE_HZ, SPECIES, draw_voice, noise_bed, write_synthetic_set
 
 __all__ = ["write_soundscape"]
 
@@ -30,13 +30,11 @@ def write_soundscape(
     """
     import soundfile
 
-    from cli.synthetic import _voice
-
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((seed, n_species))
     n = round(duration_s * RATE_HZ)
     sound = 0.01 * noise_bed("pink", n, rng) + 0.01 * noise_bed("wind", n, rng)
-    voices = [_voice(rng) for _ in SPECIES[:n_species]]
+    voices = [draw_voice(rng) for _ in SPECIES[:n_species]]
     rows = []
     at = round(rng.uniform(0.5, 2.0) * RATE_HZ)
     while True:

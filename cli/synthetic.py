@@ -15,7 +15,18 @@ import numpy as np
 
 from embeddings.errors import InputError
 
-__all__ = ["NOISE_BEDS", "RATE_HZ", "SPECIES", "Species", "Voice", "chirp", "noise_bed", "trill", "write_synthetic_set"]
+__all__ = [
+    "NOISE_BEDS",
+    "RATE_HZ",
+    "SPECIES",
+    "Species",
+    "Voice",
+    "chirp",
+    "draw_voice",
+    "noise_bed",
+    "trill",
+    "write_synthetic_set",
+]
 
 RATE_HZ = 32_000
 NOISE_BEDS = ("pink", "rain", "wind", "hum")
@@ -131,7 +142,7 @@ def write_synthetic_set(
         (folder / "train_audio" / species.label).mkdir(parents=True, exist_ok=True)
         for bird in range(individuals):
             bird_rng = np.random.default_rng((seed, place, bird))
-            voice, author = _voice(bird_rng), f"recordist {bird_rng.integers(6) + 1}"
+            voice, author = draw_voice(bird_rng), f"recordist {bird_rng.integers(6) + 1}"
             for take in range(recordings_per_individual):
                 rng = np.random.default_rng((seed, place, bird, take))
                 others = [s for s in chosen if s is not species]
@@ -164,7 +175,8 @@ def write_synthetic_set(
     return table
 
 
-def _voice(rng: np.random.Generator) -> Voice:
+def draw_voice(rng: np.random.Generator) -> Voice:
+    """A bird of its own: pitch, tempo and overtones drawn."""
     overtones = rng.uniform(0.02, 0.5) ** np.arange(4)
     return Voice(rng.uniform(0.86, 1.16), rng.uniform(0.85, 1.18), tuple(float(a) for a in overtones))
 
@@ -174,7 +186,7 @@ def _recording(species: Species, voice: Voice, guest: Species | None, rng: np.ra
     n = round(rng.uniform(_SHORTEST_S, _LONGEST_S) * 10) * _TENTH
     birds = _singing(species, voice, n, rng)
     if guest is not None:
-        birds += 10 ** (-rng.uniform(4, 12) / 20) * _singing(guest, _voice(rng), n, rng)
+        birds += 10 ** (-rng.uniform(4, 12) / 20) * _singing(guest, draw_voice(rng), n, rng)
     birds = _distant(birds, rng)
     loud = np.sqrt(np.mean(birds**2)) + 1e-9
     bed = noise_bed("pink", n, rng) + rng.uniform(0.2, 1.5) * noise_bed(str(rng.choice(NOISE_BEDS)), n, rng)

@@ -60,7 +60,6 @@ def tuning_table(report: TuningReport, title: str) -> Table:
 
 
 def class_table(report: TuningReport) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Per class", title_justify="left", caption="* shared by classes with few recordings")
@@ -75,8 +74,8 @@ def class_table(report: TuningReport) -> Table:
             for level in ("window", "recording")
         )
         table.add_row(
-            escape(row["label"]),
-            escape(row["common_name"] or row["scientific_name"]),
+            row["label"],
+            row["common_name"] or row["scientific_name"],
             str(row["recordings"]),
             str(row["windows"]),
             f"{row['calibration_error_before']:.4f}",

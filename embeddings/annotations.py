@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 from pathlib import Path, PurePosixPath
 
 from embeddings.annotation_files import Box, ParsedFile, annotated_name, has_audio_suffix, parse_annotation_file
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 
-__all__ = ["AnnotatedFile", "Annotations", "Box", "Matched", "match_annotations", "read_annotations", "renamed"]
+__all__ = [
+    "AnnotatedFile",
+    "Annotations",
+    "Box",
+    "Matched",
+    "labels_by_name",
+    "match_annotations",
+    "read_annotations",
+    "renamed",
+]
 
 SUFFIXES = (".txt", ".tsv", ".csv")
 _SHOWN = 20  # bad rows told before "and N more"
@@ -24,6 +34,7 @@ class AnnotatedFile:
     name        with or without folder and suffix;  where: the file that says so
     boxes       none: somebody listened, and found nothing
     looked_for  species that were looked for, None: all;  says_looked_for: False when the file says nothing of it
+    unlike      where several annotations of the recording were united that contradict each other: what each says
     """
 
     name: str
@@ -31,6 +42,7 @@ class AnnotatedFile:
     boxes: tuple[Box, ...] = ()
     looked_for: frozenset[str] | None = None
     says_looked_for: bool = False
+    unlike: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,16 +164,7 @@ def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> A
 
     names : label -> (scientific name, common name).  A name that several classes have is left as it is.
     """
-    spelt: dict[str, set[str]] = {}
-    for label, others in names.items():
-        for name in others:
-            if name:
-                spelt.setdefault(name.casefold(), set()).add(label)
-    label_of = {name: next(iter(labels)) for name, labels in spelt.items() if len(labels) == 1}
-
-    def named(label: str) -> str:
-        return label if label in names else label_of.get(label.casefold(), label)
-
+    named = labels_by_name(names)
     files = [
         replace(
             file,
@@ -171,6 +174,20 @@ def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> A
         for file in annotations.files
     ]
     return replace(annotations, files=tuple(files))
+
+
+def labels_by_name(names: Mapping[str, tuple[str, str]]) -> Callable[[str], str]:
+    """A function that gives a class's label for its label, scientific or common name, and any other name as it is.
+
+    names : as in `renamed`
+    """
+    spelt: dict[str, set[str]] = {}
+    for label, others in names.items():
+        for name in others:
+            if name:
+                spelt.setdefault(name.casefold(), set()).add(label)
+    label_of = {name: next(iter(labels)) for name, labels in spelt.items() if len(labels) == 1}
+    return lambda name: name if name in names else label_of.get(name.casefold(), name)
 
 
 def _own(claimed: list[tuple[AnnotatedFile, int]], recording: Recording) -> list[tuple[AnnotatedFile, int]]:
@@ -197,7 +214,27 @@ def _united(files: Sequence[AnnotatedFile]) -> AnnotatedFile:
     sets = [file.looked_for for file in told]
     looked_for = None if not told or None in sets else frozenset().union(*(s for s in sets if s is not None))
     boxes = tuple(box for file in files for box in file.boxes)
-    return AnnotatedFile(files[0].name, files[0].where, boxes, looked_for, bool(told))
+    unlike = "; ".join(part for part in (*(file.unlike for file in files), _unlike(files)) if part)
+    return AnnotatedFile(files[0].name, files[0].where, boxes, looked_for, bool(told), unlike)
+
+
+def _unlike(files: Sequence[AnnotatedFile]) -> str:
+    """Which two annotations of one recording contradict each other, and how; "" when none do."""
+    for empty, full in permutations(files, 2):
+        sought = [box for box in full.boxes if empty.looked_for is None or box.label in empty.looked_for]
+        if sought and not empty.boxes:
+            return f"{_told(empty)} says that nothing is there, but {full.name} has a box at {sought[0].where}"
+    for one, other in combinations(files, 2):
+        if (one.says_looked_for, one.looked_for) != (other.says_looked_for, other.looked_for):
+            return f"{_sought(one)}, {_sought(other)}"
+    return ""
+
+
+def _sought(file: AnnotatedFile) -> str:
+    if not file.says_looked_for:
+        return f"{_told(file)} does not say what was looked for"
+    species = "everything" if file.looked_for is None else ", ".join(sorted(file.looked_for))
+    return f"{_told(file)} looked for {species}"
 
 
 def _joined(parsed: Sequence[tuple[Path, ParsedFile]]) -> tuple[AnnotatedFile, ...]:

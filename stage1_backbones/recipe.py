@@ -155,16 +155,25 @@ class TrainingSummary:
     problems: tuple[str, ...] = ()
 
 
-def finished_training(out: Path, settings: TrainingSettings, split: Split) -> TrainingSummary | None:
-    """The summary of a finished training of these settings; None when there is one to start or to go on with."""
+def finished_training(out: Path, settings: TrainingSettings, split: Split, labels: str) -> TrainingSummary | None:
+    """The summary of a finished training of these settings; None when there is one to start or to go on with.
+
+    labels : digest of what recordings are labelled with
+    Raises InputError when `out` holds a training by other settings, another split or other labels.
+    """
     if not (out / "settings.json").is_file():
         return None
     stored = read_json(out / "settings.json", what="training settings")
+    labels_there = stored.pop("labels", labels)  # older trainings do not say
     asked = _plain({**settings.to_json(), "split": split.to_json()})
     differing = [name for name in {**stored, **asked} if stored.get(name) != asked.get(name)]
     if differing:
         named = "; ".join(f"{name}: {stored.get(name)!r} there, {asked.get(name)!r} asked" for name in differing)
         raise InputError(f"{out} holds a training with other settings ({named}). Choose another --out, or --overwrite.")
+    if labels_there != labels:
+        raise InputError(
+            f"{out} holds a training on other labels: the table has changed. Choose another --out, or --overwrite."
+        )
     if not (out / "backbone.json").is_file():
         return None
     summary = read_json(out / "summary.json", what="training summary")

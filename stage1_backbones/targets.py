@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,7 +12,7 @@ from embeddings.call_types import kinds_of
 from embeddings.errors import InputError
 from embeddings.recordings import Recording, is_no_call
 
-__all__ = ["TYPE_PREFIX", "class_names", "n_species", "target_matrix", "words_of"]
+__all__ = ["TYPE_PREFIX", "class_names", "labels_digest", "n_species", "target_matrix", "words_of"]
 
 TYPE_PREFIX = "type: "
 
@@ -40,6 +42,15 @@ def words_of(labels: Sequence[str]) -> str:
     """How many classes of which sort, for people."""
     n = n_species(labels)
     return f"{n} labels" if n == len(labels) else f"{n} labels and {len(labels) - n} kinds of call"
+
+
+def labels_digest(recordings: Iterable[Recording], *, with_types: bool = False) -> str:
+    """What a training is told of its recordings, as a digest: other labels make another training."""
+    told = sorted(
+        (r.recording, r.primary_label, sorted(r.secondary_labels), sorted(kinds_of(r.types)) if with_types else [])
+        for r in recordings
+    )
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def target_matrix(recordings: Sequence[Recording], labels: Sequence[str], secondary_weight: float) -> np.ndarray:

@@ -28,13 +28,14 @@ from stage1_backbones.network import TrainableNetwork
 from stage1_backbones.recipe import TrainingSettings, TrainingSummary, finished_training
 from stage1_backbones.registry import create_network
 from stage1_backbones.runtime import keep_large_blocks, quiet_lightning
-from stage1_backbones.targets import class_names, n_species, target_matrix
+from stage1_backbones.targets import class_names, labels_digest, n_species, target_matrix
 from stage1_backbones.task import Scorer, Task, seed_torch
 from stage1_backbones.trained import TrainedBackbone
 
 __all__ = ["TrainingPlan", "TrainingSettings", "TrainingSummary", "plan_training", "seconds_a_step", "train"]
 
 _LOOKS = 20  # at the recordings kept apart, over a training
+_TIMED_WINDOWS = 8  # of a dry run; each window of a larger batch takes about as long
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,8 @@ def train(
     Raises InputError when `out` holds another training, or too little is left to train on.
     """
     out = Path(out)
-    finished = finished_training(out, settings, split)
+    labels = labels_digest(recordings, with_types=settings.with_types)
+    finished = finished_training(out, settings, split, labels)
     if finished is not None:
         return finished
     began = time.monotonic()
@@ -123,7 +125,7 @@ def train(
         raise InputError(
             f"nothing to train on is left after decoding: {' '.join((*fit.problems, *select.problems)[:5])}"
         )
-    write_json(out / "settings.json", {**settings.to_json(), "split": split.to_json()})
+    write_json(out / "settings.json", {**settings.to_json(), "split": split.to_json(), "labels": labels})
 
     fit_targets = target_matrix(fit.recordings, plan.labels, settings.secondary_weight)
     judged_labels = slice(n_species(plan.labels))  # not every recording kept apart says its kind of call
@@ -213,23 +215,24 @@ def train(
     return summary
 
 
-def seconds_a_step(settings: TrainingSettings, n_labels: int, n_timed: int = 2) -> float:
-    """How long a step of this training takes on this machine's CPU, by taking a few on noise.
+def seconds_a_step(settings: TrainingSettings, n_labels: int) -> float:
+    """How long a step of this training takes on this machine's CPU, by taking one on some windows of noise.
 
-    Its pictures are drawn between the steps, not ahead of them, so that a training is a little faster.
+    A step and not a look ahead: most of its time goes into what leads back through the network. One before it is not
+    timed: layers that do not fit together fail there, and memory is taken up. Pictures are drawn between the steps, not
+    ahead of them, so that a training is a little faster.
     """
     keep_large_blocks()
     network = create_network(settings.kind, settings.network, n_labels, "none").train()
     optimizer = torch.optim.AdamW(network.parameters())
-    waveforms = 0.1 * torch.randn(settings.batch_size, round(network.window_s * network.sample_rate_hz))
-    began = time.monotonic()
-    for step in range(n_timed + 1):
-        if step == 1:  # the first one also allocates
-            began = time.monotonic()
+    n_windows = min(settings.batch_size, _TIMED_WINDOWS)
+    waveforms = 0.1 * torch.randn(n_windows, round(network.window_s * network.sample_rate_hz))
+    for _ in range(2):
+        began = time.monotonic()
         network(waveforms).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    return (time.monotonic() - began) / n_timed * settings.accumulate
+    return (time.monotonic() - began) * settings.batch_size / n_windows * settings.accumulate
 
 
 def _start_at_base_rates(network: TrainableNetwork, class_shares: np.ndarray) -> None:

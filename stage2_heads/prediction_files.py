@@ -8,9 +8,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,8 +18,7 @@ import numpy as np
 
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
-from embeddings.shards import RowTable
-from stage2_heads.predict import WindowScores
+from stage2_heads.stretches import Stretch, stretches
 
 __all__ = ["FILES", "FORMATS", "Provenance", "Stretch", "began_at", "open_writers", "stretches"]
 
@@ -45,51 +43,6 @@ class Provenance:
     @property
     def words(self) -> str:
         return f"Cisticola {self.version}, head {self.head}, blocks {self.blocks}"
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Windows of one recording that were scored together, in order of time.
-
-    start_s, end_s  (n,) seconds;  scores, raw, found : (n, c), see `WindowScores`
-    is_last         no window of this recording follows
-    """
-
-    recording: Recording
-    start_s: np.ndarray
-    end_s: np.ndarray
-    scores: np.ndarray
-    raw: np.ndarray
-    found: np.ndarray
-    is_last: bool
-
-    def detections(self) -> Iterator[tuple[int, int]]:
-        """(window, class) of each, windows in order of time, the best class of a window first."""
-        window, column = np.nonzero(self.found)
-        order = np.lexsort((-self.scores[window, column], window))
-        return zip(window[order].tolist(), column[order].tolist(), strict=True)
-
-
-def stretches(
-    batches: Iterator[WindowScores], times: RowTable, place_of_row: np.ndarray, recordings: Sequence[Recording]
-) -> Iterator[Stretch]:
-    """Cut batches where a recording ends.
-
-    times : of all rows of the store;  place_of_row : (n_rows,) numbers of `recordings`
-    """
-    held: Stretch | None = None
-    for batch in batches:
-        places = place_of_row[batch.rows]
-        edges = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]
-        for first, stop in pairwise(edges):
-            rows, part = batch.rows[first:stop], slice(first, stop)
-            recording = recordings[int(places[first])]
-            if held is not None:
-                yield replace(held, is_last=held.recording is not recording)
-            scores, raw, found = batch.scores[part], batch.raw[part], batch.found[part]
-            held = Stretch(recording, times.start_s[rows], times.end_s[rows], scores, raw, found, is_last=False)
-    if held is not None:
-        yield replace(held, is_last=True)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ import numpy as np
 from embeddings.contract import Heard, RowReader
 from embeddings.errors import InputError
 from stage2_heads.base import Progress
-from stage2_heads.bootstrap import bayesian_weights, interval, rule_of_three
-from stage2_heads.calibration import BELOW_ONE
+from stage2_heads.bootstrap import bayesian_weights, interval
 from stage2_heads.labels import RecordingLabels, primary_codes, target_matrix
 from stage2_heads.leaks import LeakSplit, guard
 from stage2_heads.levels import METRICS, Level, LevelFigures, random_baseline
 from stage2_heads.metrics import padded_cmap
+from stage2_heads.pooling import POOLS, pool_windows
+from stage2_heads.score_notes import score_notes
 from stage2_heads.score_report import Figure, ScoreReport
 from stage2_heads.score_table import ScoreTable
 from stage2_heads.thresholds import DEFAULT_THRESHOLD
@@ -25,10 +26,7 @@ from stage2_heads.tuned import Tuning
 
 __all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
 
-POOLS = ("mean", "lme", "max")
-_LME_SHARPNESS = 5.0  # of log-mean-exp: 0 would be the mean, infinity the maximum
 _BATCH_ROWS = 4096
-_THIN_SUPPORT = 5  # recordings a class needs before reweighting them shows how much its figure may vary
 _BASELINE_DRAWS = 20
 _BASELINE_VALUES = 1 << 26  # truth values times draws; larger tables need fewer draws for an equally steady mean
 _WINDOW_VALUES = 1 << 32  # truth values times replicates at the level of windows
@@ -256,10 +254,19 @@ def _report(
     }
     support = truth.sum(axis=0)
     n_absent = int((support == 0).sum())
-    notes = _notes(asked, labels, support, figures, pool, calibrated_on)
-    notes.insert(1, _secondary_note(int(secondary.sum()), secondary_weight))
-    if tuning is not None:
-        notes.append(_tuned_note(tuning, pool))
+    notes = score_notes(
+        scored,
+        labels,
+        support,
+        figures["recording"],
+        split=asked.split,
+        heard=asked.heard,
+        pool=pool,
+        n_secondary=int(secondary.sum()),
+        secondary_weight=secondary_weight,
+        calibrated_on=calibrated_on,
+        tuning=tuning,
+    )
     if n_window_replicates < n_bootstrap:
         notes.append(f"Intervals per window rest on {n_window_replicates} replicates: the table is large.")
     return ScoreReport(
@@ -286,26 +293,6 @@ def _report(
         recordings=tuple(r.recording for r in scored),
         replicates={name: values[1:] for name, values in recording_figures.metrics.items()},
     )
-
-
-def pool_windows(scores: np.ndarray, group: np.ndarray, n_recordings: int, pool: str) -> np.ndarray:
-    """A recording's scores from its windows', by "mean", "max", or "lme" (log-mean-exp) between the two.
-
-    scores : (n, c) in [0, 1);  group : (n,) recording of each window, all of 0 .. n_recordings - 1 occurring.
-    Returns float64 (n_recordings, c) in [0, 1).
-    """
-    order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(n_recordings))
-    if pool == "max":
-        return np.maximum.reduceat(scores[order], starts, axis=0)
-    counts = np.bincount(group, minlength=n_recordings)[:, None]
-    if pool == "lme":
-        sums = np.add.reduceat(np.exp(_LME_SHARPNESS * scores[order]), starts, axis=0)
-        pooled = np.log(sums / counts) / _LME_SHARPNESS
-    else:
-        pooled = np.add.reduceat(scores[order], starts, axis=0) / counts
-    # The mean of numbers just below 1 may round to 1, which padded cmAP could not rank.
-    return np.clip(pooled, 0.0, BELOW_ONE)
 
 
 def _join(recording_of_row: Sequence[str], recordings: Sequence[RecordingLabels]) -> np.ndarray:
@@ -370,74 +357,6 @@ def _per_class(
             }
         )
     return tuple(table)
-
-
-def _notes(
-    asked: _Asked,
-    labels: Sequence[str],
-    support: np.ndarray,
-    figures: Mapping[str, Mapping[str, Figure]],
-    pool: str,
-    calibrated_on: str,
-) -> list[str]:
-    known, split, scored, heard = set(labels), asked.split, asked.scored, asked.heard
-    notes = [f"A recording's scores are the {pool} of its windows'; equal scores share a place in top-k."]
-    if split.n_seen:
-        notes.append(f"{split.n_seen} of {len(scored)} recordings were heard in training: these figures flatter.")
-    if split.n_heard_left_out:
-        notes.append(f"{split.n_heard_left_out} recordings heard in training are left out.")
-    if heard.unpublished:
-        notes.append(heard.unpublished)
-    if split.without_unheard:
-        notes.append(
-            f"{len(split.without_unheard)} classes have no unheard recording: {', '.join(split.without_unheard)}."
-        )
-    n_absent = int((support == 0).sum())
-    if n_absent:
-        notes.append(
-            f"{n_absent} of {len(labels)} classes do not occur: left out of present-only figures, "
-            "scored 1 by construction in padded cmAP."
-        )
-    n_thin = int(((support > 0) & (support < _THIN_SUPPORT)).sum())
-    if n_thin:
-        notes.append(
-            f"{n_thin} classes have fewer than {_THIN_SUPPORT} recordings: intervals of class means (cmAP, AUROC, F1) "
-            "are narrower than the truth there."
-        )
-    n_outside = sum(r.primary_label not in known for r in scored)
-    if n_outside:
-        notes.append(f"{n_outside} recordings are of species that the head does not know: negatives, not in top-k.")
-    n_secondary = sum(label not in known for r in scored for label in r.secondary_labels)
-    if n_secondary:
-        notes.append(f"{n_secondary} secondary labels name species that the head does not know, and are ignored.")
-    if calibrated_on:
-        notes.append(f"Scores are calibrated on {calibrated_on}.")
-    flat = [name for name, f in figures["recording"].items() if f.value in (0.0, 1.0) and f.low == f.high]
-    if flat:
-        n = len(scored)
-        notes.append(
-            f"An interval of no width ({', '.join(flat)}) is not certainty: by the rule of three, {n} recordings "
-            f"without exception leave room for a rate of {rule_of_three(n):.3f}."
-        )
-    return notes
-
-
-def _secondary_note(n: int, weight: float) -> str:
-    if n == 0:
-        return "No scored recording has a secondary label that the head knows."
-    if weight == 1:
-        return f"{n} secondary labels count as true, like primary ones."
-    if weight == 0:
-        return f"{n} secondary labels are ignored: neither true nor false for their species."
-    return f"{n} secondary labels count as true, each as {weight:g} of a recording."
-
-
-def _tuned_note(tuning: Tuning, pool: str) -> str:
-    most = f", at most {tuning.top_k} classes a row" if tuning.top_k is not None else ""
-    note = f"Precision, recall and F1 are at the head's tuned thresholds ({tuning.rule}{most})."
-    if pool != tuning.pool:
-        note += f" Recordings' were chosen for windows pooled by {tuning.pool}, not {pool}: tune with --pool {pool}."
-    return note
 
 
 def _n_draws(level: Level) -> int:

@@ -18,9 +18,10 @@ from stage2_heads.contest import Contest, Entry, Result
 from stage2_heads.folds import recording_folds
 from stage2_heads.heads import create_head
 from stage2_heads.labels import RecordingLabels, class_set, primary_codes, target_matrix
+from stage2_heads.pooling import pool_windows
 from stage2_heads.rows import LabelledRows
 from stage2_heads.score_report import Figure, ScoreReport
-from stage2_heads.scoring import pool_windows, score_rows
+from stage2_heads.scoring import score_rows
 from stage2_heads.stored_rows import stored_rows
 
 if TYPE_CHECKING:

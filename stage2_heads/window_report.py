@@ -10,6 +10,7 @@ from stage2_heads.score_report import Figure
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 __all__ = ["WindowReport", "figures_table", "file_table", "window_notes"]
 
@@ -167,11 +168,11 @@ def _table(title: str, caption: str) -> Table:
     return Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
 
 
-def _plain(name: str) -> str:
-    """A name in which brackets are brackets, not markup."""
-    from rich.markup import escape
+def _plain(name: str) -> Text:
+    """A name in which brackets are brackets, not markup, whoever prints the table."""
+    from rich.text import Text
 
-    return escape(name)
+    return Text(name)
 
 
 def _with_interval(figure: Figure, decimals: int = 3) -> str:

@@ -277,6 +277,31 @@ class TestScoring:
         assert report["left_out"]["not_annotated"] == 6
         assert report["per_file"][1]["windows_with"] == 0
 
+    def test_looked_for_species_may_bear_any_of_a_classs_names(self, field, head, tmp_path, capsys):
+        store, table, _ = field
+        named = load_head(head)
+        named.names_ = {"low": ("Avis gravis", "Low Bird"), "high": ("Avis acuta", "High Bird")}
+        named.save(tmp_path / "named")
+        plain = scored(tmp_path / "named", store, table, tmp_path, "--annotated-species", "low,high")
+        for names in ("Avis gravis,High Bird", "low bird,AVIS ACUTA"):
+            report = scored(tmp_path / "named", store, table, tmp_path, "--annotated-species", names)
+            assert report["overall"] == plain["overall"]
+            assert report["annotated_species"] == names.split(",")
+        with pytest.raises(InputError, match="no box is labelled Avis ignota"):
+            scored(tmp_path / "named", store, table, tmp_path, "--annotated-species", "Avis ignota")
+
+    def test_tables_that_contradict_each_other_are_named(self, field, head, tmp_path, capsys):
+        store, _, _ = field
+        for name, row in (("one", "site1_4.wav,,,none"), ("two", "site1_4.wav,1,2,low")):
+            (tmp_path / "tables").mkdir(exist_ok=True)
+            (tmp_path / "tables" / f"{name}.csv").write_text(f"filename,start_s,end_s,label\n{row}\n")
+        report = scored(head, store, tmp_path / "tables", tmp_path)
+        said = " ".join(capsys.readouterr().out.split())
+        assert "Annotated more than once, not alike; all boxes and species count (1): site1_4.wav (" in said
+        assert "one.csv) says that nothing is there, but site1_4.wav has a box at" in said
+        assert "two.csv:2" in said
+        assert report["overall"]["recall"]["n"] == 1
+
 
 class TestWrongUse:
     @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +216,34 @@ class TestMatching:
         by_name, found = self.matched(tmp_path, ["tables/A.wav"], ["s1/A.wav"])
         assert by_name == {"s1/A.wav": ["0"]}
         assert len(found.by_name_alone) == 1
+
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            ("A.wav,,,none,\nB.wav,1,2,wren,\n", r"A\.wav \(.*a\.csv\) says that nothing is there, but B"),
+            ("B.wav,1,2,wren,\nA.wav,,,none,wren;tit\n", r"A\.wav .* nothing is there, but B\.wav has a box at .*:2"),
+            ("A.wav,1,2,wren,wren\nB.wav,1,2,wren,wren;tit\n", "looked for wren, B.*looked for tit, wren"),
+            ("A.wav,1,2,wren,all\nB.wav,1,2,wren,wren\n", "looked for everything, B.*looked for wren"),
+            ("A.wav,1,2,wren,\nB.wav,1,2,wren,wren\n", "does not say what was looked for, B.* wren"),
+            ("A.wav,1,2,wren,\nB.wav,5,6,tit,\n", "^$"),
+            ("A.wav,,,none,\nB.wav,,,none,\n", "^$"),
+        ],
+        ids=str,
+    )
+    def test_annotations_of_one_content_under_two_names_are_united_and_what_they_contradict_is_told(
+        self, tmp_path, rows, said
+    ):
+        found = read(tmp_path, "a.csv", CSV.replace("label", "label,looked_for") + rows)
+        (one,) = catalogue("A.wav")
+        matched = match_annotations(found, [replace(one, other_paths=(Path("/audio/B.wav"),))])
+        assert re.search(said, matched.by_place[0].unlike)
+        assert len(matched.by_place[0].boxes) == rows.count(",1,2,") + rows.count(",5,6,")
+
+    def test_two_tables_of_one_name_that_contradict_each_other_are_told_too(self, tmp_path):
+        written(tmp_path / "A.Table.1.selections.txt", RAVEN)
+        written(tmp_path / "A.Table.2.selections.txt", RAVEN + "1\tS\t1\t5\t6\t1\t2\trobin\n")
+        (file,) = read_annotations(tmp_path).files
+        assert "A.Table.1.selections.txt) says that nothing is there, but A has a box at" in file.unlike
 
     def test_species_names_stand_for_a_heads_labels(self, tmp_path):
         rows = "A.wav,1,2,Turdus Merula\nA.wav,1,2,blackbird\nA.wav,1,2,tit\nA.wav,1,2,eurbla\n"

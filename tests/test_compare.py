@@ -120,13 +120,6 @@ def test_wrong_files_are_told_before_any_training(synthetic_set, tmp_path, chang
     assert not (tmp_path / "out" / "backbones").exists()
 
 
-def test_the_ways_to_pool_are_those_of_the_heads():
-    from cli.experiment import POOLS
-    from stage2_heads import scoring
-
-    assert POOLS == scoring.POOLS
-
-
 @pytest.mark.slow
 def test_an_interrupted_extraction_is_never_scored(synthetic_set, tmp_path, monkeypatch):
     from embeddings import extract

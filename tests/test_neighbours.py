@@ -50,7 +50,7 @@ def filled_once(tmp_path_factory):
 def store(tmp_path, filled_once, monkeypatch):
     """Small pieces, so that there are several."""
     monkeypatch.setattr("embeddings.search_index._PIECE_ROWS", 100)
-    monkeypatch.setattr("embeddings.neighbours._FIRST_ROWS", 32)
+    monkeypatch.setattr("embeddings.index_scan._FIRST_ROWS", 32)
     return Store(shutil.copytree(filled_once.path, tmp_path / "store"))
 
 
@@ -105,8 +105,8 @@ def test_a_query_finds_the_same_alone_and_among_others(store, monkeypatch):
         alone = searcher.nearest(query[None], 15)
         np.testing.assert_array_equal(alone[0][0], rows[i])
         np.testing.assert_array_equal(alone[1][0], similarity[i])
-    monkeypatch.setattr("embeddings.neighbours._MOST_QUERIES", 4)
-    monkeypatch.setattr("embeddings.neighbours._MOST_CANDIDATES", 100)  # settled again and again
+    monkeypatch.setattr("embeddings.index_scan._MOST_QUERIES", 4)
+    monkeypatch.setattr("embeddings.index_scan._MOST_CANDIDATES", 100)  # settled again and again
     np.testing.assert_array_equal(searcher.nearest(queries, 15)[0], rows)
 
 

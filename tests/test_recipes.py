@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import librosa
 import numpy as np
@@ -246,3 +247,48 @@ class TestCommand:
         with pytest.raises(InputError, match=words):
             self.invoke(synthetic_set, "--backbone", "vggish_bigru", "--out", tmp_path / "b", *arguments)
         assert not (tmp_path / "b" / "settings.json").exists()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--how", "late"],
+            ["--target", "age"],
+            ["--split", "half"],
+            ["--device", "abacus"],
+            ["--valid-fold", "9/3"],
+            ["--group", "author"],
+            ["--valid-fold", "1/3", "--group", "mood"],
+            ["--set", "sampling=fair"],
+            ["--weights", "nowhere.safetensors"],
+        ],
+        ids=str,
+    )
+    def test_a_value_that_there_is_not_is_told_before_any_recording_is_read(
+        self, synthetic_set, tmp_path, monkeypatch, arguments
+    ):
+        monkeypatch.setattr("embeddings.catalogue_sources.read_catalogue", None)  # calling it would fail
+        with pytest.raises(InputError):
+            self.invoke(synthetic_set, "--backbone", "fusion", "--out", tmp_path / "b", *arguments)
+        assert not (tmp_path / "b").exists()
+
+    @pytest.mark.parametrize(("batch_size", "windows"), [(4, 4), (500, 8)])
+    def test_the_time_of_a_step_is_measured_on_a_few_windows_however_large_the_batch(
+        self, monkeypatch, batch_size, windows
+    ):
+        from stage1_backbones import training
+
+        now, heard = [0.0], []
+
+        class Slow(torch.nn.Linear):
+            window_s, sample_rate_hz = 1.0, 8
+
+            def forward(self, waveforms):
+                heard.append(len(waveforms))
+                now[0] += 0.5 * len(waveforms)  # half a second a window
+                return super().forward(waveforms)
+
+        monkeypatch.setattr(training, "create_network", lambda *_: Slow(8, 3))
+        monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        seconds = training.seconds_a_step(settings(batch_size=batch_size, accumulate=2), 3)
+        assert seconds == pytest.approx(0.5 * batch_size * 2)
+        assert heard == [windows] * 2

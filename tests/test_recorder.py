@@ -227,7 +227,7 @@ def test_a_tables_own_place_wins_and_places_are_taken_whole():
 
 
 def test_a_resume_keeps_the_stores_notes_and_opens_only_new_files(tmp_path, monkeypatch):
-    from cli.embed_extract import _with_recorder_notes
+    from cli.extraction import _with_recorder_notes
 
     store = Store.create(
         tmp_path / "s", [FakeBackbone()], WindowPlan(), dtype="float16", split=Split("all", 0, "", {}), link=False

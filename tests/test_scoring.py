@@ -15,8 +15,9 @@ from stage2_heads.labels import RecordingLabels, target_matrix
 from stage2_heads.leaks import guard
 from stage2_heads.levels import METRICS, Level
 from stage2_heads.metrics import average_precision, padded_cmap, present_cmap
+from stage2_heads.pooling import pool_windows
 from stage2_heads.score_table import ScoreTable
-from stage2_heads.scoring import pool_windows, score_rows
+from stage2_heads.scoring import score_rows
 
 LABELS = ("a", "b", "c", "d")
 

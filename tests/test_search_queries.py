@@ -194,6 +194,29 @@ def test_files_and_stored_windows_mix_as_examples_and_counterexamples(made, tmp_
     assert not own & {n["recording"] for n in alone["neighbours"]}
 
 
+def test_examples_of_one_file_name_are_told_apart_wherever_hits_are_shown(made, tmp_path):
+    recordings = Store(made / "a").catalogue.recordings
+    files = [tmp_path / folder / "call.flac" for folder in ("x", "y")]
+    for file, place in zip(files, (0, 5), strict=True):
+        file.parent.mkdir()
+        shutil.copy(recordings[place].path, file)
+    out = ("--csv", tmp_path / "hits.csv", "--html", tmp_path / "page.html")
+    words = (made / "a", "--like", files[0], "--like", files[1], "-k", 30, "--all-windows")
+    hits = found(tmp_path, *words, *out)["neighbours"]
+    assert {hit["query_number"] for hit in hits} == {1, 2}
+    assert {hit["query_number"] for hit in hits if hit["recording"] == recordings[0].recording} == {1}
+    assert {hit["query_number"] for hit in hits if hit["recording"] == recordings[5].recording} == {2}
+    assert [hit["query_path"] for hit in hits] == [str(files[hit["query_number"] - 1]) for hit in hits]
+    with open(tmp_path / "hits.csv", encoding="utf-8", newline="") as handle:
+        rows = [(int(row["query_number"]), row["query_path"]) for row in csv.DictReader(handle)]
+    assert rows == [(hit["query_number"], hit["query_path"]) for hit in hits]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for number in (1, 2):
+        assert page.count(f">Query {number}<") == 1
+        assert page.count(f"<dd>query {number}, call.flac") == sum(hit["query_number"] == number for hit in hits)
+    assert "example 2," in ask(*words)
+
+
 # --- one file, as ever ----------------------------------------------------------------------------------------------
 
 
@@ -476,6 +499,36 @@ def test_clips_write_over_their_own_and_over_nothing_else(made, tmp_path):
     assert (tmp_path / "clips" / "notes.txt").read_text() == "mine"
     (tmp_path / "clips" / "clips.json").write_text('{"mine": 1}')
     assert "is not a list of clips" in refused(*words)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "text"),
+    [
+        ("--csv", "hits.csv", "query,answer\n1,2\n"),
+        ("--csv", "empty.csv", ""),
+        ("--html", "index.html", "<!doctype html>\n<html><head><title>Similar calls</title></head></html>"),
+        ("--html", "hits.csv", "query,rank,similarity,primary_label\n"),
+    ],
+)
+def test_a_file_that_no_search_wrote_is_left_as_it_is(made, tmp_path, monkeypatch, option, name, text):
+    monkeypatch.setattr("embeddings.neighbours.NeighbourSearch.__init__", None)  # calling it would fail
+    path = tmp_path / name
+    path.write_text(text)
+    words = refused(made / "a", "--row", 0, option, path)
+    assert words.startswith(f"{option} {path} is there, and was not written by `embed search`")
+    assert "Name another file" in words
+    assert path.read_text() == text
+
+
+def test_what_an_earlier_search_wrote_is_replaced(made, tmp_path):
+    out = ("--csv", tmp_path / "hits.csv", "--html", tmp_path / "page.html")
+    for k in (1, 2):
+        ask(made / "a", "--row", 0, "-k", k, *out)
+        assert len((tmp_path / "hits.csv").read_text().splitlines()) == 1 + k
+        assert f"<h2>{k} found</h2>" in (tmp_path / "page.html").read_text()
+    older = "query,rank,similarity,primary_label,something_else\r\n"
+    (tmp_path / "hits.csv").write_text(older)
+    ask(made / "a", "--row", 0, *out)
 
 
 def test_the_page_holds_all_pictures_and_sounds_and_escapes_every_name(store, tmp_path):

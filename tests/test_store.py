@@ -221,7 +221,7 @@ def test_a_store_whose_creation_was_interrupted_is_created_by_the_next_run(tmp_p
 @pytest.mark.parametrize("blocks", [["one"], ["one", "two"]])
 def test_neighbours_equal_numpy_brute_force(tmp_path, monkeypatch, blocks):
     monkeypatch.setattr("embeddings.search_index._PIECE_ROWS", 7)
-    monkeypatch.setattr("embeddings.neighbours._FIRST_ROWS", 5)
+    monkeypatch.setattr("embeddings.index_scan._FIRST_ROWS", 5)
     backbones = [RandomBackbone("one", 6), RandomBackbone("two", 3)]
     catalogue = fake_catalogue(tmp_path / "audio", CONTENTS)
     store = make_store(tmp_path / "store", backbones, hop_s=1.0)

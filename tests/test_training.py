@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +101,21 @@ def test_the_same_call_again_changes_nothing_and_another_is_refused(trained, rec
     assert weights_of(out) == before
     with pytest.raises(InputError, match=r"learning_rate: 0\.001 there, 0\.5 asked"):
         run(recordings, out, settings(learning_rate=0.5))
+
+
+def test_labels_that_changed_since_are_refused_and_kinds_of_call_only_where_they_were_learnt(trained, recordings):
+    out, summary = trained
+    typed = [replace(r, types=("song",)) for r in recordings]
+    assert run(typed, out, settings()) == summary
+    other = [replace(recordings[0], secondary_labels=("low",)), *recordings[1:]]
+    for found in (other, [replace(recordings[0], primary_label="low"), *recordings[1:]]):
+        with pytest.raises(InputError, match="holds a training on other labels"):
+            run(found, out, settings())
+    told = json.loads((out / "settings.json").read_text())
+    older = out.parent / "older"
+    shutil.copytree(out, older)
+    (older / "settings.json").write_text(json.dumps({name: told[name] for name in told if name != "labels"}))
+    assert run(other, older, settings()) == summary  # it does not say what it was told
 
 
 # The process stands still once it has reported its last epoch, however fast the machine: what is kept then is whole

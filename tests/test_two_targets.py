@@ -118,6 +118,13 @@ def test_one_training_learns_both_and_goes_by_its_settings(typed_table, tmp_path
     assert all(torch.isfinite(p).all() for p in backbone.network.parameters())
     with pytest.raises(InputError, match="with_types: True there"):
         run("--target", "species")
+    before = typed_table.read_text()
+    typed_table.write_text(before.replace("['call', 'male']", "['song', 'male']", 1))
+    try:
+        with pytest.raises(InputError, match="holds a training on other labels"):
+            run("--target", "species+type")
+    finally:
+        typed_table.write_text(before)
     command[1] = untyped = typed_table.parent / "untyped.csv"
     untyped.write_text(typed_table.read_text().replace("secondary_labels,type", "secondary_labels,kind"))
     with pytest.raises(InputError, match="`type` column"):
