@@ -10,7 +10,7 @@ import typer
 from cli.common import DeviceOption, DryRunOption, JsonOption, write_summary
 from cli.extraction import extract_into
 
-__all__ = ["extract", "extract_into", "register"]
+__all__ = ["extract", "register"]
 
 
 def register(app: typer.Typer) -> None:

@@ -131,7 +131,7 @@ def fit(
     rows = rows_of_split(store, split, valid_fold, only)
     if boxes is not None:
         windows = "annotated"
-        labelled, more = annotated_to_fit(boxes, unfitted, store, names, rows)
+        labelled, species_names, more = annotated_to_fit(boxes, unfitted, store, names, rows)
         facts |= more
     else:
         labelled = stored_rows(store, names, rows, windows=windows, secondary_weight=secondary_weight)
@@ -147,6 +147,8 @@ def fit(
     began = time.monotonic()
     with share_progress(f"fitting {head}") as report:
         fitted = unfitted.fit(labelled, progress=report)
+    if boxes is not None:
+        fitted.names_ = species_names
     fitted.provenance = {
         "store": str(store.path.resolve()),
         "labels": "boxes" if boxes else str(labels.resolve()) if labels is not None else "the store's",

@@ -96,7 +96,6 @@ class Boxes:
             f"{self.path}: {n_boxes} boxes of {len(windows.counts)} labels in {len(windows.files)} recordings; "
             f"{windows.n_unannotated} others are not annotated and left out."
             + "".join(f" {sentence}." for sentence in again),
-            markup=False,
         )
         if any(species is None for species in windows.looked_for.values()):
             out.print(
@@ -152,9 +151,10 @@ def boxes_asked(
 
 def annotated_to_fit(
     boxes: Boxes, head: Head, store: Store, blocks: list[str], rows: np.ndarray
-) -> tuple[LabelledRows, dict[str, Any]]:
-    """Windows among these rows to fit a head on, which is not fitted yet, and what a summary says of them."""
+) -> tuple[LabelledRows, dict[str, tuple[str, str]], dict[str, Any]]:
+    """Windows among these rows to fit a head on, which is not fitted yet; names of species; what a summary says."""
     from stage2_heads.annotated_rows import rows_to_fit
+    from stage2_heads.labels import RecordingLabels, label_names
 
     windows = boxes.windows(store, rows)
     labelled, n_with = rows_to_fit(store, blocks, windows, partial=head.learns_partial_truth)
@@ -163,7 +163,6 @@ def annotated_to_fit(
     out = console()
     out.print(
         f"Windows with each species: {', '.join(f'{label} {n}' for label, n in n_with.items())}, of {labelled.n_rows}.",
-        markup=False,
     )
     if n_partial:
         out.print(f"{n_partial} of them teach only the classes of which it is known whether they are there.")
@@ -171,7 +170,7 @@ def annotated_to_fit(
         unknown = "any class" if head.learns_partial_truth else f"every class, and a {head.kind} head learns no others"
         out.print(f"{n_left} windows are left out: it is not known of {unknown} whether it is there.")
     if others := sorted(set(windows.counts) - set(labelled.labels)):
-        out.print(f"Boxed, but not looked for everywhere, so no classes: {', '.join(others)}.", markup=False)
+        out.print(f"Boxed, but not looked for everywhere, so no classes: {', '.join(others)}.")
     facts = {
         **boxes.to_json(),
         "boxes": windows.counts,
@@ -181,7 +180,8 @@ def annotated_to_fit(
         "recordings_not_annotated": windows.n_unannotated,
         "annotations_unmatched": list(windows.unmatched),
     }
-    return labelled, facts
+    names = label_names([RecordingLabels.of(recording) for recording in store.catalogue]) | windows.species_names
+    return labelled, {label: names[label] for label in labelled.labels if any(names.get(label, ()))}, facts
 
 
 def score_annotated(

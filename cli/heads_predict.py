@@ -67,7 +67,7 @@ def predict(
     dry_run: DryRunOption = False,
 ) -> None:
     """Say what sang when. Run it again after a crash, or on more audio: what was heard is not heard again."""
-    from cli.embed_extract import extract_into
+    from cli.extraction import extract_into
     from embeddings.errors import InputError
     from embeddings.store import Store
     from stage2_heads.heads import load_head
@@ -147,7 +147,8 @@ def _write(
 
     from embeddings.files import write_json
     from stage2_heads.predict import predict as run_head
-    from stage2_heads.prediction_files import open_writers, stretches
+    from stage2_heads.prediction_files import open_writers
+    from stage2_heads.stretches import stretches
     from stage2_heads.submission import score_sample, write_submission
 
     names = blocks_in(head, head_path, store)
@@ -196,22 +197,20 @@ def _write(
 
 
 def _print_summary(card: dict[str, Any], head: Head) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     out = console()
     table = Table("species", "name", "windows", title="Most often detected", title_justify="left")
     for label, n in list(card["by_species"].items())[:10]:
         scientific, common = head.names_.get(label, ("", ""))
-        table.add_row(escape(label), escape(common or scientific), str(n))
+        table.add_row(label, common or scientific, str(n))
     if card["by_species"]:
         out.print(table)
     out.print(
         f"{card['n_detections']} detections ({card['detections']}) in {card['n_windows']} windows of "
         f"{card['n_recordings']} recordings.",
-        markup=False,
     )
-    out.print(f"Written: {', '.join(card['files'])}, and {_CARD} that says how.", soft_wrap=True, markup=False)
+    out.print(f"Written: {', '.join(card['files'])}, and {_CARD} that says how.", soft_wrap=True)
 
 
 def _provenance(head: Head, head_path: Path, store: Store, names: list[str], detecting: Any) -> Provenance:

@@ -122,7 +122,6 @@ def tune(
         console().print(
             f"Warning: {store_path} has labelled windows of {rows.n_recordings} of the {n_fitted} recordings that the "
             "head was fitted on; copies of it learn from those only.",
-            markup=False,
         )
     with share_progress(f"tuning {head.kind}") as report_share:
         report = tune_head(head, rows, settings, unheard=unheard, progress=report_share)
@@ -142,12 +141,12 @@ def tune(
     if per_class:
         screen.print(class_table(report))
     for note in report.notes:
-        screen.print(note, markup=False)
+        screen.print(note)
     if plot is not None:
         names = ("as fitted", f"tuned, {calibration}")
         draw_reliability(report.before, report.after, plot, title=f"{head_path} on {store_path}", names=names)
-        screen.print(f"Picture: {plot}", markup=False)
-    screen.print(f"Head: {place}", markup=False)
+        screen.print(f"Picture: {plot}")
+    screen.print(f"Head: {place}")
     write_summary(json_path, {"head": str(place), "store": str(store_path), **report.to_json(head.labels_)})
 
 

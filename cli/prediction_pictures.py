@@ -56,7 +56,7 @@ def draw_pictures(
     from embeddings.files import write_atomically
     from embeddings.moved import AudioFinder
     from stage2_heads.predict import predict
-    from stage2_heads.prediction_files import stretches
+    from stage2_heads.stretches import stretches
 
     catalogue = store.catalogue.recordings
     places = store.place_of_row[rows]
@@ -91,7 +91,7 @@ def draw_pictures(
                     told["missing"].append(str(error))
             advance(1)
     kept = f", {len(told['kept'])} were there" if told["kept"] else ""
-    console().print(f"Pictures: {len(told['drawn'])} drawn{kept}, in {folder}.", soft_wrap=True, markup=False)
+    console().print(f"Pictures: {len(told['drawn'])} drawn{kept}, in {folder}.", soft_wrap=True)
     print_names("No picture can be drawn of", told["missing"])
     return told
 

@@ -11,7 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from stage2_heads.predict import Detecting
-    from stage2_heads.prediction_files import Stretch
+    from stage2_heads.stretches import Stretch
 
 __all__ = ["CELLS", "Strips"]
 

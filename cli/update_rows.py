@@ -112,6 +112,7 @@ def boxed_rows(
     windows = boxes.windows(store, rows, head)
     fresh = sorted(set(windows.species) - set(head.labels_))
     head.add_classes(fresh)
+    head.names_ = {label: names for label, names in windows.species_names.items() if label in fresh} | head.names_
     learnt = head.rows_to_learn(annotated_rows(store, names, windows, head.labels_))
     summary = {
         "store": str(store.path),

@@ -26,6 +26,8 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "label": (
         "label", "species", "annotation", "species code", "species ebird code", "ebird code", "common name", "tag",
     ),
+    "scientific_name": ("scientific name", "latin name"),
+    "common_name": ("common name",),
     "low_hz": ("low hz", "low freq hz", "low freq", "min hz"),
     "high_hz": ("high hz", "high freq hz", "high freq", "max hz"),
     "confidence": ("confidence", "certainty"),
@@ -53,6 +55,7 @@ class Box:
     start_s, end_s   seconds from the recording's beginning, 0 <= start_s < end_s
     where            file:line, for errors
     low_hz, high_hz  None where the file has no frequencies;  confidence, complete: the table's own words about the box
+    scientific_name, common_name   of the label, where the table has such columns
     """
 
     start_s: float
@@ -63,6 +66,8 @@ class Box:
     high_hz: float | None = None
     confidence: str = ""
     complete: str = ""
+    scientific_name: str = ""
+    common_name: str = ""
 
 
 @dataclass
@@ -283,7 +288,7 @@ def _add_box(found: ParsedFile, name: str, values: Mapping[str, str], where: str
     elif label.lower() in NOTHING_LABELS:
         found.n_nothing += 1
     else:
-        more = {role: values.get(role, "") for role in ("confidence", "complete")}
+        more = {role: values.get(role, "") for role in ("confidence", "complete", "scientific_name", "common_name")}
         boxes.append(Box(start_s, end_s, label, where, numbers["low_hz"], numbers["high_hz"], **more))
 
 

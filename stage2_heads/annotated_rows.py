@@ -56,6 +56,15 @@ class AnnotatedWindows:
         return dict(Counter(box.label for file in self.files.values() for box in file.boxes).most_common())
 
     @property
+    def species_names(self) -> dict[str, tuple[str, str]]:
+        """Label -> (scientific name, common name), where the annotations name it."""
+        found: dict[str, tuple[str, str]] = {}
+        for box in (box for file in self.files.values() for box in file.boxes):
+            scientific, common = found.get(box.label, ("", ""))
+            found[box.label] = (scientific or box.scientific_name, common or box.common_name)
+        return {label: names for label, names in found.items() if any(names)}
+
+    @property
     def species(self) -> tuple[str, ...]:
         """Labels that have boxes and whose absence is known somewhere, sorted: what a head can be fitted on."""
         asked = set(self.looked_for.values())

@@ -18,9 +18,9 @@ import numpy as np
 
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
-from stage2_heads.stretches import Stretch, stretches
+from stage2_heads.stretches import Stretch
 
-__all__ = ["FILES", "FORMATS", "Provenance", "Stretch", "began_at", "open_writers", "stretches"]
+__all__ = ["FILES", "FORMATS", "Provenance", "began_at", "open_writers"]
 
 
 @dataclass(frozen=True)

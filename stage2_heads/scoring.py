@@ -24,7 +24,7 @@ from stage2_heads.score_table import ScoreTable
 from stage2_heads.thresholds import DEFAULT_THRESHOLD
 from stage2_heads.tuned import Tuning
 
-__all__ = ["METRICS", "POOLS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "pool_windows", "score_rows"]
+__all__ = ["METRICS", "Figure", "ScoreReport", "evaluate", "padded_cmap", "score_rows"]
 
 _BATCH_ROWS = 4096
 _BASELINE_DRAWS = 20

@@ -16,9 +16,9 @@ from stage2_heads.calibrators import METHODS, Calibrator, fit_calibrator
 from stage2_heads.crossfit import HeldOut, held_out_of
 from stage2_heads.labels import RecordingLabels
 from stage2_heads.metrics import sum_by_group
+from stage2_heads.pooling import POOLS, pool_windows
 from stage2_heads.reliability import reliability
 from stage2_heads.rows import LabelledRows
-from stage2_heads.scoring import POOLS, pool_windows
 from stage2_heads.thresholds import DEFAULT_THRESHOLD, Rule, Thresholds, choose_thresholds, detected
 from stage2_heads.tuned import Tuning
 from stage2_heads.tuning_report import Agreement, Claims, TuningReport, agreements

@@ -400,6 +400,19 @@ class TestLearningFromDifferentAnnotators:
         assert [row["ap"]["value"] > 0.6 for row in report["per_class"]] == [True, True]
 
 
+class TestNames:
+    def test_a_heads_species_are_called_as_the_tables_call_them(self, field, tmp_path):
+        store, table, _ = field
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        names = {"low": ",Low Piper,Pipa gravis", "high": ",,Pipa acuta", "none": ",,"}
+        lines = [",".join(row) + names[row[3]] for row in rows[1:]]
+        named = tmp_path / "named.csv"
+        named.write_text("\n".join([",".join(rows[0]) + ",common_name,Scientific Name", *lines]) + "\n")
+        words = ("--annotations", named, "--out", tmp_path / "head", "--set", "min_updates=50")
+        run(heads, "fit", store, *words, "--only", "site0_*")
+        assert load_head(tmp_path / "head").names_ == {"low": ("Pipa gravis", "Low Piper"), "high": ("Pipa acuta", "")}
+
+
 class TestTuning:
     def test_thresholds_are_chosen_on_boxes_and_used_in_scoring(self, field, head, tmp_path, capsys):
         store, table, _ = field

@@ -74,6 +74,7 @@ def made(synthetic_set, tmp_path_factory) -> dict[str, Path]:
         ("heads compare {svm} {knn} {store} --split valid", ["{store}"]),
         ("heads compare {store} --head svm,knn --folds 2 --out {root}/contest", ["{root}/contest"]),
         ("heads tune {svm} {store} --out {root}/tuned", [*LABELS.values(), "{root}/tuned"]),
+        ("heads predict {svm} {store} --threshold 0.001 --out {root}/said", [*LABELS.values(), "{root}/said/pred"]),
         ("heads update {knn} {store} --split valid --out {root}/updated", ["{root}/updated"]),
         (
             "backbones train {table} --audio {audio} --backbone efficientnet --target type --dry-run --out {root}/b",

@@ -21,7 +21,7 @@ from cli.time_axis import TimeAxis
 from embeddings.errors import AudioError, InputError
 from stage2_heads.heads import load_head
 from stage2_heads.predict import Detecting
-from stage2_heads.prediction_files import Stretch
+from stage2_heads.stretches import Stretch
 
 RATE_HZ = 32_000
 
