@@ -22,6 +22,7 @@ class LogisticHead(LinearHead):
 
     kind = "logistic"
     settings_type = LogisticSettings
+    firmness = 3.0  # its loss curves less
     settings: LogisticSettings
 
     @property

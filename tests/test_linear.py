@@ -11,6 +11,7 @@ from stage2_heads.heads import create_head, load_head
 from stage2_heads.labels import RecordingLabels
 from stage2_heads.metrics import present_cmap
 from stage2_heads.rows import ArrayReader, label_rows
+from stage2_heads.updating import update_head
 
 LABELS = ("ash", "birch", "cedar")
 DIM = 8
@@ -197,3 +198,70 @@ class TestEstimator:
             model.partial_fit(np.eye(3), ["crow", "rook", "wren"])
         with pytest.raises(ValueError, match="differ from those of the first call"):
             model.partial_fit(np.eye(3), ["rook"] * 3, classes=["rook", "crow"])
+
+
+def some_of(rows, keep, labels=None):
+    """These recordings' windows, of other classes if asked."""
+    kept = np.flatnonzero(keep)
+    return label_rows(
+        rows.reader, kept, np.arange(len(kept)), [rows.recordings[i] for i in kept], blocks=rows.blocks, labels=labels
+    )
+
+
+def test_learning_more_ends_where_loss_and_hold_balance():
+    """Against scipy: the new rows' squared hinge loss, and a parabola around the weights that there were."""
+    from scipy.optimize import minimize
+
+    rows, later = rows_of(30), rows_of(600, seed=1)
+    head = create_head("svm", min_updates=2000, batch_size=600).fit(rows)
+    before, offsets = head.coef_.copy(), head.intercept_.copy()
+    update_head(head, later)
+    X = head.standardiser_.apply(vectors_of(later)).astype(np.float64)
+    firm, offset_firm = 1 + head.firmness * 30 / DIM, 1 + 30
+    for c in range(3):
+        sign = 2 * later.targets[:, c] - 1
+
+        def cost(w, c=c, sign=sign):
+            loss = (np.maximum(1 - sign * (X @ w[:-1] + w[-1]), 0) ** 2).sum()
+            return loss + firm / 2 * ((w[:-1] - before[:, c]) ** 2).sum() + offset_firm / 2 * (w[-1] - offsets[c]) ** 2
+
+        best = minimize(cost, np.append(before[:, c], offsets[c]), tol=1e-10).x
+        assert np.abs(best[:-1] - before[:, c]).max() > 0.1
+        np.testing.assert_allclose(head.coef_[:, c], best[:-1], atol=0.02)
+        assert head.intercept_[c] == pytest.approx(best[-1], abs=0.02)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("svm", 0.7), ("logistic", 0.3)])
+def test_a_species_that_comes_later_is_learnt_and_the_others_are_kept(kind, least):
+    rows, new = rows_of(noise=1.0), rows_of(120, seed=1, noise=1.0)
+    late, others = rows.targets[:, 2] > 0, new.targets[:, 2] == 0
+    head = create_head(kind, min_updates=600).fit(some_of(rows, ~late))
+    before = head.decision(vectors_of(new))[others]
+    head.add_classes(["cedar"])
+    update_head(head, some_of(rows, late, head.labels_))
+    after = head.decision(vectors_of(new))
+    assert (after.argmax(axis=1) == 2)[~others].mean() > least
+    assert (after[others].argmax(axis=1) == before.argmax(axis=1)).mean() > 0.85
+
+
+def test_many_earlier_rows_hold_firmer_than_few():
+    later = rows_of(30, seed=1)
+    moved = []
+    for n in (30, 900):
+        head = create_head("svm", min_updates=600).fit(rows_of(n))
+        before = head.coef_.copy()
+        update_head(head, later)
+        moved.append(np.abs(head.coef_ - before).max())
+    assert moved[1] < moved[0] / 3
+
+
+def test_a_new_species_is_learnt_however_many_rows_there_were():
+    rows = rows_of(noise=1.0)
+    late = rows.targets[:, 2] > 0
+    head = create_head("svm", min_updates=600).fit(some_of(rows, ~late))
+    head._n_rows, head._known, head._positives = (1_000_000 * n for n in (head._n_rows, head._known, head._positives))
+    before = head.coef_.copy()
+    head.add_classes(["cedar"])
+    update_head(head, some_of(rows, late, head.labels_))
+    np.testing.assert_allclose(head.coef_[:, :2], before, atol=1e-3)
+    assert (head.decision(vectors_of(rows))[late].argmax(axis=1) == 2).mean() > 0.7
