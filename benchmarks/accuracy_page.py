@@ -31,6 +31,10 @@ _SECTIONS = {
         "`heads fit --shots`; [what it means](shots.md)",
         tuple(f"shots_{name}{svm}" for name in _SETS for svm in ("", "_svm")),
     ),
+    "Heads that learn more recordings": (
+        "`python -m benchmarks.updating`; [what it means](online.md#measured)",
+        ("updating_euro20", "updating_esc10"),
+    ),
     "Several birds at once, over rain": (
         "`python -m benchmarks.mixtures`; [what it means](results.md#two-or-three-birds-at-once-over-rain)",
         ("mixtures_euro20",),

@@ -51,6 +51,7 @@ def compare(
         raise InputError(f"--only {unknown[0]} is not a recipe of {file}; it has {', '.join(experiment.recipes)}.")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file; name a folder.")
+    chosen_device = resolve_device(device)  # told before hours of hashing
     catalogue = _read_data(experiment, data or file.parent, HashCache(None if dry_run else out / "hashes.arrow"))
     screen = console()
     judged = catalogue
@@ -62,7 +63,7 @@ def compare(
         catalogue,
         out,
         judged=judged,
-        device=resolve_device(device),
+        device=chosen_device,
         say=lambda line: screen.print(line, soft_wrap=True),
     )
     trials, arms = experiment.trials(catalogue), experiment.arms()

@@ -82,10 +82,10 @@ class Cells:
     def backbone_path(self, trial: Trial, kind: str, split: Split) -> Path:
         """Where a trial's training lies, begun or not."""
         settings = self._experiment.settings(trial.recipe, kind, trial.seed)
-        decided: list[Any] = [settings.to_json(), split.to_json()]
-        if settings.with_types:
-            decided.append(sorted((r.recording, r.types) for r in self._catalogue))
-        return self._folder / "backbones" / f"{kind}-{digest_of(*decided)}"
+        from stage1_backbones.targets import labels_digest
+
+        told = labels_digest(self._catalogue.recordings, with_types=settings.with_types)
+        return self._folder / "backbones" / f"{kind}-{digest_of(settings.to_json(), split.to_json(), told)}"
 
     def _scores_path(self, trial: Trial, arm: Arm, split: Split) -> Path:
         made_by = [

@@ -1,4 +1,4 @@
-"""What `heads fit` and `heads score` do with annotations: boxes in long recordings instead of recordings' labels."""
+"""What the commands of `heads` do with annotations: boxes in long recordings instead of recordings' labels."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ __all__ = [
     "SpeciesOption",
     "annotated_to_fit",
     "boxes_asked",
+    "say_unasked",
     "score_annotated",
 ]
 
@@ -61,8 +62,13 @@ class Boxes:
     species: tuple[str, ...]
     label_column: str
 
-    def windows(self, store: Store, rows: np.ndarray, head: Head | None = None) -> AnnotatedWindows:
-        """The annotated ones of these rows of a store; says what did not match. head : whose names boxes may bear."""
+    def windows(
+        self, store: Store, rows: np.ndarray, head: Head | None = None, *, which: str = "asked for"
+    ) -> AnnotatedWindows:
+        """The annotated ones of these rows of a store; says what did not match.
+
+        head : whose names boxes may bear;  which : recordings these are, for errors
+        """
         from embeddings.annotations import labels_by_name, read_annotations, renamed
         from stage2_heads.annotated_rows import annotated_windows
         from stage2_heads.window_labels import OverlapRule
@@ -76,7 +82,7 @@ class Boxes:
             annotations = renamed(annotations, names)
             species = tuple(map(labels_by_name(names), species))
             classes = head.labels_
-        windows = annotated_windows(store, rows, annotations, rule=rule, species=species, classes=classes)
+        windows = annotated_windows(store, rows, annotations, rule=rule, species=species, classes=classes, which=which)
         print_names("No annotations, left out", list(annotations.problems))
         print_names("Annotated, not in the store, left out", list(windows.unmatched))
         print_names("Matched by file name alone, folders differ", list(windows.by_name_alone))
@@ -166,11 +172,14 @@ def annotated_to_fit(
     )
     if n_partial:
         out.print(f"{n_partial} of them teach only the classes of which it is known whether they are there.")
-    if n_left:
-        unknown = "any class" if head.learns_partial_truth else f"every class, and a {head.kind} head learns no others"
-        out.print(f"{n_left} windows are left out: it is not known of {unknown} whether it is there.")
-    if others := sorted(set(windows.counts) - set(labelled.labels)):
-        out.print(f"Boxed, but not looked for everywhere, so no classes: {', '.join(others)}.")
+    if n_left and head.learns_partial_truth:
+        out.print(f"{n_left} windows are left out: of no class it is known whether it is there.")
+    elif n_left:
+        out.print(
+            f"{n_left} windows are left out: a {head.kind} head learns those of which every class is known to be there "
+            "or not."
+        )
+    say_unasked(windows, labelled.labels)
     facts = {
         **boxes.to_json(),
         "boxes": windows.counts,
@@ -180,8 +189,17 @@ def annotated_to_fit(
         "recordings_not_annotated": windows.n_unannotated,
         "annotations_unmatched": list(windows.unmatched),
     }
-    names = label_names([RecordingLabels.of(recording) for recording in store.catalogue]) | windows.species_names
-    return labelled, {label: names[label] for label in labelled.labels if any(names.get(label, ()))}, facts
+    names = dict.fromkeys(labelled.labels, ("", ""))
+    for found in (windows.species_names, label_names([RecordingLabels.of(r) for r in store.catalogue])):
+        for label in names.keys() & found.keys():
+            names[label] = (names[label][0] or found[label][0], names[label][1] or found[label][1])
+    return labelled, {label: both for label, both in names.items() if any(both)}, facts
+
+
+def say_unasked(windows: AnnotatedWindows, classes: Iterable[str]) -> None:
+    """Name the labels that have boxes but are no classes, because nobody is said to have looked for them."""
+    if others := sorted(set(windows.counts) - set(classes)):
+        console().print(f"Boxed, but not among the species that were looked for, so no classes: {', '.join(others)}.")
 
 
 def score_annotated(

@@ -179,6 +179,7 @@ def _rows_to_tune_on(
         wanted = on_side(store, side, valid_fold) & ~heard_mask(everyone, before.union(store.heard(blocks)))
         where = "" if side == "all" else f" on the {side} side"
         missing = f"all the recordings{where} of {store.path} were heard by it or its backbones"
+        which = "that nobody has heard"
     else:
         if boxes is not None and head.windows_ != ANNOTATED:
             raise InputError(
@@ -188,6 +189,7 @@ def _rows_to_tune_on(
         fitted = before.trained_on | before.selected_on
         wanted = np.array([r.recording in fitted for r in everyone], dtype=bool)
         missing = f"{store.path} has none of the {len(fitted)} recordings that it was fitted on"
+        which = "that it was fitted on"
     if only:
         wanted &= named_like(store, only)
         missing += f", or none that fits --only {only}"
@@ -198,7 +200,7 @@ def _rows_to_tune_on(
             "--split valid, one with recordings that nobody has heard."
         )
     if boxes is not None:
-        return annotated_rows(store, blocks, boxes.windows(store, rows, head), head.labels_)
+        return annotated_rows(store, blocks, boxes.windows(store, rows, head, which=which), head.labels_)
     places, recording_of_row = store.index.recordings_of(rows)
     return label_rows(
         store.reader(blocks),

@@ -77,11 +77,11 @@ def update(
     if out is not None and out.exists() and not (out / "head.json").is_file():
         raise InputError(f"--out {out} exists and is not a head; name a new folder.")
     head = load_head(head_path)
+    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
     target = out or head_path
     if store_path is None:
         summary = learn_stream(head, target, dry_run)
     else:
-        boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
         summary = _learn_store(head, head_path, store_path, labels, boxes, split, only, seed, target, dry_run)
     if not dry_run and target.is_dir():
         carry_backbones(head_path, target)
@@ -134,7 +134,12 @@ def _learn_store(
         update_head(head, rows, seed=seed, progress=report)
     head.provenance["updates"] = [
         *head.provenance.get("updates", []),
-        {"store": str(store_path.resolve()), "n_recordings": summary["n_recordings"], "n_windows": rows.n_rows},
+        {
+            "store": str(store_path.resolve()),
+            "n_recordings": summary["n_recordings"],
+            "n_windows": rows.n_rows,
+            **(boxes.to_json() if boxes else {}),
+        },
     ]
     head.save(target)
     summary["progressive"] = _since(before, _scores_so_far(head))

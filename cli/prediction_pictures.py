@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -60,7 +59,8 @@ def draw_pictures(
 
     catalogue = store.catalogue.recordings
     places = store.place_of_row[rows]
-    chosen = list(dict.fromkeys(places.tolist()))[:limit]
+    runs = np.flatnonzero(np.append(True, places[1:] != places[:-1])) if len(places) else places
+    chosen = list(dict.fromkeys(places[runs].tolist()))[:limit]
     names = _file_names(catalogue)
     finder = AudioFinder()
     told: dict[str, list[str]] = {"drawn": [], "kept": [], "missing": []}
@@ -225,16 +225,12 @@ def _write(path: Path, *, content: bytes) -> None:
 
 
 def _file_names(recordings: Sequence[Recording]) -> list[str]:
-    """Of each recording's picture: what every file system takes; where several have one name, with their hash."""
-    stems = [
+    """Of each recording's picture: what every file system takes, and its hash: another card may bring that name."""
+    stems = (
         re.sub(r"[^\w.+-]+", "-", Path(r.filename or r.path.name).stem).strip("-._")[:_NAME_CHARACTERS]
         for r in recordings
-    ]
-    n_of = Counter(stem.casefold() for stem in stems)
-    return [
-        f"{stem}.png" if stem and n_of[stem.casefold()] == 1 else f"{stem or 'recording'}-{r.recording[:8]}.png"
-        for stem, r in zip(stems, recordings, strict=True)
-    ]
+    )
+    return [f"{stem or 'recording'}-{r.recording[:8]}.png" for stem, r in zip(stems, recordings, strict=True)]
 
 
 def _key(recording: Recording, about: Provenance, detecting: Detecting, start_s: np.ndarray) -> str:

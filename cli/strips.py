@@ -40,7 +40,7 @@ class Strips:
         """Those detected come first, each by its highest score; then the next best that come near their thresholds.
 
         start_s, end_s : (n,) of all windows, in order of time
-        Memory does not grow with the number of windows.
+        Of all windows, only their cells are kept, not their scores.
         """
         looked_for, cells = detecting.classes, _cells(start_s, end_s)
         n = len(looked_for)

@@ -170,12 +170,14 @@ def _judge(
     from cli.experiment import digest_of
     from embeddings.files import write_atomically
     from embeddings.splits import k_fold_split
+    from stage1_backbones.targets import labels_digest
     from stage1_backbones.trained import resolve_device
     from stage1_backbones.training import train
     from stage2_heads.metrics import present_cmap
 
     split = k_fold_split(recordings, folds=folds, fold=fold, seed=settings.seed)
-    path = out / f"fold-{fold}-{digest_of(settings.to_json(), split.to_json())}.safetensors"
+    told = labels_digest(recordings, with_types=settings.with_types)
+    path = out / f"fold-{fold}-{digest_of(settings.to_json(), split.to_json(), told)}.safetensors"
     if not path.is_file():
         seen: list[tuple[np.ndarray, np.ndarray]] = []
 

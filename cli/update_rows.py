@@ -92,6 +92,8 @@ def boxed_rows(
     """
     import numpy as np
 
+    from cli.common import console
+    from cli.heads_annotations import say_unasked
     from cli.heads_common import named_like, on_side
     from embeddings.errors import InputError
     from stage2_heads.annotated_rows import annotated_rows
@@ -109,16 +111,24 @@ def boxed_rows(
             f"nothing to learn: the head has heard all {int(wanted.sum())} recordings that were asked for and have "
             "windows. Add recordings with `embed extract`, or change --only or --split."
         )
-    windows = boxes.windows(store, rows, head)
+    windows = boxes.windows(store, rows, head, which="that were asked for and that the head has not heard")
     fresh = sorted(set(windows.species) - set(head.labels_))
     head.add_classes(fresh)
     head.names_ = {label: names for label, names in windows.species_names.items() if label in fresh} | head.names_
-    learnt = head.rows_to_learn(annotated_rows(store, names, windows, head.labels_))
+    say_unasked(windows, head.labels_)
+    told = annotated_rows(store, names, windows, head.labels_)
+    learnt = head.rows_to_learn(told)
+    if n_left := told.n_rows - learnt.n_rows:
+        console().print(
+            f"{n_left} windows are left out: a {head.kind} head learns those of which every class is known to be there "
+            "or not."
+        )
     summary = {
         "store": str(store.path),
         **boxes.to_json(),
         "n_recordings": learnt.n_recordings,
         "n_windows": learnt.n_rows,
+        "windows_left_out": len(windows.rows) - learnt.n_rows,
         "n_heard": int((wanted & heard).sum()),
         "n_unlabelled": windows.n_unannotated,
         "new_classes": fresh,

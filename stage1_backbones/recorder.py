@@ -73,9 +73,12 @@ def recorder_note(path: Path) -> RecorderNote:
 # ---- file names
 
 _DATED = re.compile(r"(?:(?P<prefix>.+)_)?(?P<date>\d{8})_(?P<time>\d{6})(?:_?\d{3})?T?$", re.ASCII)
-# Frontier Labs' recorders name the zone; whoever renames files may, too.
+# Frontier Labs' recorders name the zone (with a T); whoever renames files may, too. "_053000-0600" may be a span.
 _ZONED = re.compile(
-    r"(?:^|_)(?P<date>\d{8})[T_]?(?P<time>\d{6})(?P<zone>Z|[+-](?:0\d|1[0-4]):?[0-5]\d)(?=_|$)", re.ASCII
+    r"(?:(?P<prefix>.+)_)?(?P<date>\d{8})"
+    r"(?:T(?P<time>\d{6})(?P<zone>Z|[+-](?:0\d|1[0-4])[0-5]\d)|_(?P<time2>\d{6})(?P<zone2>Z|\+(?:0\d|1[0-4])[0-5]\d))"
+    r"(?:_|$)",
+    re.ASCII,
 )
 _AUDIOMOTH_SERIAL = re.compile(r"[0-9A-F]{16}$")
 _SONG_METER_SERIAL = re.compile(r"(?:^|_)((?:S[0-9M][A-Z0-9]|SM[A-Z]|2[LMSU][A-Z]|S[0-9]U)\d{5})(?:_|$)", re.ASCII)
@@ -88,27 +91,24 @@ def _from_name(path: Path) -> RecorderNote:
         seconds = int(stem, 16)
         if _HEX_NAME_S[0] <= seconds < _HEX_NAME_S[1]:
             return RecorderNote(datetime.fromtimestamp(seconds, UTC).isoformat(), recorder="AudioMoth")
-    if zoned := _ZONED.search(stem):
-        try:
-            when = datetime.strptime(zoned["date"] + zoned["time"] + zoned["zone"], "%Y%m%d%H%M%S%z")
-        except ValueError:
-            return RecorderNote()
-        return RecorderNote(_iso(when))
-    dated = _DATED.match(stem)
-    if not dated:
+    if zoned := _ZONED.match(stem):
+        written, form = "".join(part or "" for part in zoned.groups()[1:]), "%Y%m%d%H%M%S%z"
+    elif zoned := _DATED.match(stem):
+        written, form = zoned["date"] + zoned["time"], "%Y%m%d%H%M%S"
+    else:
         return RecorderNote()
     try:
-        when = datetime.strptime(dated["date"] + dated["time"], "%Y%m%d%H%M%S")
+        when = datetime.strptime(written, form)
     except ValueError:
         return RecorderNote()
-    prefix = dated["prefix"] or ""
+    prefix = zoned["prefix"] or ""
     recorder = ""
     if _AUDIOMOTH_SERIAL.match(prefix):
         recorder, moth = f"AudioMoth {prefix}", True
     elif prefix:
         serial = _SONG_METER_SERIAL.search(prefix)
         recorder, moth = (f"Song Meter {serial[1]}" if serial else ""), False
-    return RecorderNote(_iso(when.replace(tzinfo=UTC) if moth else when), recorder)
+    return RecorderNote(_iso(when.replace(tzinfo=UTC) if moth and when.tzinfo is None else when), recorder)
 
 
 # ---- AudioMoth's comment

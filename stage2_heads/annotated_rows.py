@@ -88,12 +88,14 @@ def annotated_windows(
     rule: OverlapRule | None = None,
     species: Iterable[str] = (),
     classes: Iterable[str] = (),
+    which: str = "asked for",
 ) -> AnnotatedWindows:
     """Bring annotations and a store's windows together.
 
     rows     (n,) row numbers, ascending: those of recordings without annotations are left out
     species  what was looked for in the recordings whose annotations do not say; none: everything
     classes  of the head that is to be scored: species may be named that have no box
+    which    recordings these are, for errors
     Raises InputError when nothing matches, when a box lies beyond its recording, when a name is ambiguous, and for a
     species that is neither boxed nor a class.
     """
@@ -117,8 +119,8 @@ def annotated_windows(
     annotated = np.array([int(place) in matched.by_place for place in places], dtype=bool)
     if not annotated.any():
         raise InputError(
-            f"none of the {len(places)} recordings asked for is annotated; the annotated ones are elsewhere in the "
-            "store. Change --only or --split."
+            f"none of the {len(places)} recordings {which} is annotated; the annotated ones are elsewhere in the "
+            "store. Change --only or --split, or annotate others."
         )
     kept = annotated[code]
     rows, code = np.asarray(rows)[kept], (np.cumsum(annotated) - 1)[code[kept]].astype(np.int32)

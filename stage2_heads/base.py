@@ -211,7 +211,12 @@ class Head(ABC):
         """
         seed = int(getattr(self.settings, "seed", 0))
         return cross_fitted(
-            self._learn_copy, rows, n_folds=n_folds, seed=seed, progress=progress or (lambda share: None)
+            self._learn_copy,
+            rows,
+            to_learn=self.rows_to_learn,
+            n_folds=n_folds,
+            seed=seed,
+            progress=progress or (lambda share: None),
         )
 
     def facts(self) -> dict[str, Any]:
@@ -250,8 +255,8 @@ class Head(ABC):
     def _widen(self, n: int) -> None:
         """Make room for n more classes behind the others."""
         raise InputError(
-            f"a {self.kind} head cannot take new classes once it is fitted. Leave their recordings out, or fit a new "
-            "head on the old and the new recordings."
+            f"a {self.kind} head cannot take new classes once it is fitted. Leave their recordings out (of boxes, name "
+            "the head's own species with --annotated-species), or fit a new head on the old and the new recordings."
         )
 
     @abstractmethod
@@ -290,7 +295,7 @@ class Head(ABC):
     def _learn_copy(self, rows: LabelledRows, progress: Progress) -> DecisionFunction:
         copy = type(self)(self.settings)
         copy._begin(rows.labels, rows.dims)
-        copy._learn(copy.rows_to_learn(rows), progress)
+        copy._learn(rows, progress)
         return copy.decision
 
     def _cross_fitted(self, rows: LabelledRows, progress: Progress) -> Calibration:

@@ -61,13 +61,15 @@ def cross_fitted(
     learn: Callable[[LabelledRows, Progress], DecisionFunction],
     rows: LabelledRows,
     *,
+    to_learn: Callable[[LabelledRows], LabelledRows],
     n_folds: int,
     seed: int,
     progress: Progress,
 ) -> HeldOut | None:
     """Decisions about each fold's windows by a copy of the head that was fitted on the other folds.
 
-    learn   fits a new copy on rows, reporting progress from 0 to 1, and gives its decisions
+    learn     fits a new copy on rows, reporting progress from 0 to 1, and gives its decisions
+    to_learn  those of some rows that the head can learn
     At most some 4 million decisions are kept, drawn from all folds alike, so memory does not grow with the rows.
     Only recordings that no backbone has heard are asked about where there are 20 of them, else all.
     Returns None when no fold can be both fitted without and asked about.
@@ -79,7 +81,7 @@ def cross_fitted(
     parts = []
     for fold in range(n_folds):
         asked = (folds == fold) & usable
-        fitting, asking = rows.subset(folds != fold), rows.subset(asked)
+        fitting, asking = to_learn(rows.subset(folds != fold)), rows.subset(asked)
         if fitting.n_rows == 0 or asking.n_rows == 0:
             continue
         decide = learn(fitting, part_of(progress, fold / n_folds, 1 / n_folds))

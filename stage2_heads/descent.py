@@ -20,7 +20,7 @@ one. A fractional target t counts as t of a positive and 1 - t of a negative."""
 
 
 def _squared_hinge(decisions: np.ndarray, Y: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    at = np.nonzero(Y)
+    at = np.nonzero(Y > 0)
     target, there = Y[at], decisions[at]
     decisions += 1
     np.maximum(decisions, 0, out=decisions)
@@ -31,7 +31,7 @@ def _squared_hinge(decisions: np.ndarray, Y: np.ndarray, positive: np.ndarray, n
 
 
 def _hinge(decisions: np.ndarray, Y: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    at = np.nonzero(Y)
+    at = np.nonzero(Y > 0)
     target, there = Y[at], decisions[at]
     decisions[...] = (decisions > -1) * negative
     decisions[at] *= 1 - target
@@ -42,7 +42,7 @@ def _hinge(decisions: np.ndarray, Y: np.ndarray, positive: np.ndarray, negative:
 def _log(decisions: np.ndarray, Y: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     from scipy.special import expit
 
-    at = np.nonzero(Y)
+    at = np.nonzero(Y > 0)
     target = Y[at]
     expit(decisions, out=decisions)
     missing = 1 - decisions[at]

@@ -56,9 +56,9 @@ class PrototypeHead(Head):
     """Cosines to one prototype a class.
 
     Each block of a vector is brought to length one; a class's prototype is the mean over its recordings, a recording
-    the mean over its windows, so that a long one does not outvote a short one. The centre is subtracted from
-    prototypes and windows alike, and each number divided by its deviation; a decision is the mean over blocks of the
-    cosines between the two, less the cosine .25. All of it follows from sums over rows, kept in float64: one pass,
+    the mean over its windows of the class, so that a long one does not outvote a short one. The centre is subtracted
+    from prototypes and windows alike, and each number divided by its deviation; a decision is the mean over blocks of
+    the cosines between the two, less the cosine .25. All of it follows from sums over rows, kept in float64: one pass,
     any order of rows, and `partial_fit` ends where a `fit` on everything would.
 
     Classes without a recording have the cosine -1 to everything. A block that is zero has no direction: it teaches
@@ -110,9 +110,12 @@ class PrototypeHead(Head):
 
     def _learn(self, rows: LabelledRows, progress: Progress) -> None:
         self._forget()
-        shares = 1.0 / np.maximum(np.bincount(rows.recording_of_row, minlength=rows.n_recordings), 1)
+        self._learn_rows(rows, 0, progress)
+
+    def _learn_rows(self, rows: LabelledRows, seed: int, progress: Progress) -> None:
+        shares = 1.0 / np.maximum(_windows_of(rows), 1)
         done = 0
-        for X, Y in rows.batches(_READ_ROWS):  # in the order of `rows`
+        for X, Y in rows.batches(_READ_ROWS):  # in the order of `rows`: sums have none
             self._add(X, Y, shares[rows.recording_of_row[done : done + len(X)]])
             done += len(X)
             progress(done / rows.n_rows)
@@ -124,7 +127,7 @@ class PrototypeHead(Head):
         for start in range(0, len(X), _READ_ROWS):
             rows = slice(start, start + _READ_ROWS)
             weights = np.ones(len(X[rows])) if self._row_weights is None else self._row_weights[rows]
-            self._add(X[rows], Y[rows], weights)
+            self._add(X[rows], Y[rows], weights[:, None])
         self._settle()
 
     def _decide(self, X: np.ndarray) -> np.ndarray:
@@ -155,14 +158,13 @@ class PrototypeHead(Head):
         self._squares = np.zeros(sum(self.dims_))
 
     def _add(self, X: np.ndarray, Y: np.ndarray, weights: np.ndarray) -> None:
-        """X : (n, dim), Y : (n, c), weights : (n,) what each row counts."""
+        """X : (n, dim), Y : (n, c);  weights : (n, c + 2) or (n, 1), what each row counts for each of the sums."""
         unit, directed = _unit_blocks(X, self.dims_)
-        of_none = np.all(Y == 0, axis=1, keepdims=True)  # a row that may be of some class is no example of none
-        belongs = np.hstack([np.nan_to_num(Y), np.ones((len(Y), 1)), of_none]) * weights[:, None]
+        belongs = _belonging(Y) * weights
         self._sums = self._sums + belongs.T @ unit
         self._weights = self._weights + belongs.T @ directed
         np.square(unit, out=unit)
-        self._squares = self._squares + weights @ unit
+        self._squares = self._squares + belongs[:, -2] @ unit
 
     def _widen(self, n: int) -> None:
         """Room for classes behind those there are; no row so far was of them."""
@@ -209,6 +211,24 @@ class PrototypeHead(Head):
         kept[-1] = n[-1] > 0  # recordings of no class are no class: nothing is rare about them
         prototypes *= np.repeat(kept, self.dims_, axis=1)
         self.prototypes_, self.negative_ = prototypes[:-1], prototypes[-1]
+
+
+def _belonging(targets: np.ndarray) -> np.ndarray:
+    """(n, c) targets to (n, c + 2): to what extent each belongs to each class, to all rows, to those of no class."""
+    of_none = np.all(targets == 0, axis=1, keepdims=True)  # a row that may be of some class is no example of none
+    return np.hstack([np.nan_to_num(targets), np.ones((len(targets), 1)), of_none])
+
+
+def _windows_of(rows: LabelledRows) -> np.ndarray:
+    """How many windows of each recording belong to each sum: (n_recordings, c + 2), or (n_recordings, 1) if to all."""
+    code = np.asarray(rows.recording_of_row)
+    if rows.window_targets is None:
+        return np.bincount(code, minlength=rows.n_recordings)[:, None]
+    truths, truth_of_row = rows.truths
+    counts = np.zeros((rows.n_recordings, len(rows.labels) + 2))
+    pairs, n = np.unique(code.astype(np.int64) * len(truths) + np.asarray(truth_of_row), return_counts=True)
+    np.add.at(counts, pairs // len(truths), n[:, None] * (_belonging(truths) > 0)[pairs % len(truths)])
+    return counts
 
 
 def _shares(recording_of_row: np.ndarray, n_rows: int) -> np.ndarray:

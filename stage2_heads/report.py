@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from stage2_heads.comparison import COMPARED, PAIRED, Comparison
 from stage2_heads.levels import METRICS
+from stage2_heads.plain_tables import plain, plain_table
 from stage2_heads.score_report import Figure, ScoreReport
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 __all__ = ["METRIC_NAMES", "class_table", "comparison_table", "score_table"]
 
@@ -32,7 +32,7 @@ METRIC_NAMES = {
 
 def score_table(report: ScoreReport, title: str = "") -> Table:
     """Every metric per recording and per window, with its interval, n and what random scores get."""
-    table = _table(title or "Scores", _caption(report.notes))
+    table = plain_table(title or "Scores", _caption(report.notes))
     table.add_column("metric")
     for level in ("recording", "window"):
         table.add_column(f"per {level}", justify="right")
@@ -57,7 +57,7 @@ def score_table(report: ScoreReport, title: str = "") -> Table:
 
 def class_table(report: ScoreReport, title: str = "") -> Table:
     """Every class with its support, most first; classes without support come last, without figures."""
-    table = _table(title or "Classes", f"precision, recall and F1 per recording{_at(report)}")
+    table = plain_table(title or "Classes", f"precision, recall and F1 per recording{_at(report)}")
     for heading in ("class", "name"):
         table.add_column(heading)
     for heading in ("recordings", "windows", "AP", "AUROC", "precision", "recall", "F1", "AP, windows"):
@@ -65,8 +65,8 @@ def class_table(report: ScoreReport, title: str = "") -> Table:
     for row in sorted(report.per_class, key=lambda row: (-row["support"], row["label"])):
         figures = (row[key] for key in ("ap", "auroc", "precision", "recall", "f1", "ap_window"))
         table.add_row(
-            _plain(row["label"]) + _seen(report),
-            _plain(row["common_name"] or row["scientific_name"]),
+            plain(row["label"]) + _seen(report),
+            plain(row["common_name"] or row["scientific_name"]),
             str(row["support"]),
             str(row["support_windows"]),
             *(_number(value) for value in figures),
@@ -79,7 +79,7 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
     reports = comparison.reports
     first_name, first = next(iter(reports.items()))
     paired_to = [f"Differences are to {first_name}, on the same recordings."] if len(reports) > 1 else []
-    table = _table(title or "Heads compared, per recording", _caption([*paired_to, *comparison.notes]))
+    table = plain_table(title or "Heads compared, per recording", _caption([*paired_to, *comparison.notes]))
     table.add_column("head", no_wrap=True)
     table.add_column("n", justify="right")
     for metric in COMPARED:
@@ -92,25 +92,11 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
         if len(reports) > 1:
             paired = comparison.differences.get(name, {})
             cells += [_signed(paired[metric]) if metric in paired else "" for metric in PAIRED]
-        table.add_row(_plain(name) + _seen(report), str(len(report.recordings)), *cells)
+        table.add_row(plain(name) + _seen(report), str(len(report.recordings)), *cells)
     random = [_number(first.random_baseline[metric]) for metric in COMPARED]
     table.add_section()
     table.add_row("random scores", str(len(first.recordings)), *random, *[""] * (len(table.columns) - 2 - len(random)))
     return table
-
-
-def _table(title: str, caption: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    return Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
-
-
-def _plain(name: str) -> Text:
-    """A name in which brackets are brackets, not markup, whoever prints the table."""
-    from rich.text import Text
-
-    return Text(name)
 
 
 def _caption(notes: Iterable[str]) -> str:

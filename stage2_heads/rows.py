@@ -202,9 +202,21 @@ class LabelledRows:
         if not self.is_partial:
             return self
         truths, truth_of_row = self.truths
-        known = ~np.isnan(truths).any(axis=1)[np.asarray(truth_of_row)]
-        kept = self.taken(np.flatnonzero(known))
-        return kept.subset(np.bincount(kept.recording_of_row, minlength=self.n_recordings) > 0)
+        whole = ~np.isnan(truths).any(axis=1)
+        truth_of_row = np.asarray(truth_of_row)
+        places = np.flatnonzero(whole[truth_of_row])
+        code, kind = self.recording_of_row[places], (np.cumsum(whole) - 1)[truth_of_row[places]]
+        targets = np.zeros_like(self.targets)  # what was true only in windows left out is not true of these
+        np.maximum.at(targets, code, truths[whole][kind])
+        kept = replace(
+            self,
+            rows=self.rows[places],
+            recording_of_row=code,
+            targets=targets,
+            window_targets=truths[whole],
+            target_of_row=kind,
+        )
+        return kept.subset(np.bincount(code, minlength=self.n_recordings) > 0)
 
     def known_counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Of how many windows each class is known, and the sum of its targets there. Float64 (n_labels,) each."""

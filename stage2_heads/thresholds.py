@@ -116,8 +116,8 @@ def choose_thresholds(
     scores      (n, c) in [0, 1);  truth: (n, c) bool;  known: (n, c) bool, which cells count at all
     recordings  (n,) whose row it is: support is counted in recordings
     top_k       detections are judged after the top K of each row are kept
-    Thresholds lie halfway between the last score that they let in and the next one below it. Where nothing is true the
-    threshold is 0.5.
+    Thresholds lie halfway between the last score that they let in and the next one below it. Where nothing is true, or
+    nothing is false, nothing can be chosen: such a class has no threshold of its own, and the shared one is 0.5.
     """
     n_classes = scores.shape[1]
     reachable = detected(scores, 0.0, top_k)
@@ -126,7 +126,7 @@ def choose_thresholds(
     own = np.zeros(n_classes, dtype=bool)
     for c in range(n_classes):
         rows = known[:, c]
-        if len(np.unique(recordings[rows & truth[:, c]])) < rule.fewest_recordings:
+        if truth[rows, c].all() or len(np.unique(recordings[rows & truth[:, c]])) < rule.fewest_recordings:
             continue
         own[c] = True
         values[c], reached[c] = _choose(scores[rows, c], truth[rows, c], reachable[rows, c], rule)
@@ -136,7 +136,7 @@ def choose_thresholds(
 def _choose(scores: np.ndarray, truth: np.ndarray, reachable: np.ndarray, rule: Rule) -> tuple[float, bool]:
     """One threshold, and whether it keeps the rule. scores, truth, reachable : (m,)."""
     n_true = int(truth.sum())
-    if n_true == 0:
+    if n_true in (0, len(truth)):
         return DEFAULT_THRESHOLD, rule.precision is None
     candidates, hits = scores[reachable], truth[reachable]
     order = np.argsort(-candidates, kind="stable")

@@ -267,7 +267,10 @@ def _notes(head: Head, held: HeldOut, tuning: Tuning, settings: TuneSettings, un
             )
     if tuning.calibrator.method in ("platt", "isotonic") and not tuning.calibrator.own.all():
         kept = [label for label, own in zip(head.labels_, tuning.calibrator.own, strict=True) if not own]
-        notes.append(f"{len(kept)} classes without a held-out recording keep the shared sigmoid: {', '.join(kept)}.")
+        notes.append(
+            f"{len(kept)} classes without held-out windows both with and without them keep the shared sigmoid: "
+            f"{', '.join(kept)}."
+        )
     return notes
 
 

@@ -91,9 +91,14 @@ class Claims:
 
 
 def agreements(parts: Sequence[Claims]) -> tuple[Agreement, Agreement]:
-    """How untuned and tuned detections of all folds together agree with the truth. parts : a fold each."""
+    """How untuned and tuned detections of all folds together agree with the truth. parts : a fold each.
+
+    A class that is nowhere known to be absent is left out: whoever claims it everywhere would be right.
+    """
     known, recordings = (np.concatenate([getattr(part, name) for part in parts]) for name in ("known", "recordings"))
-    truth = np.concatenate([part.truth for part in parts]) & known
+    truth = np.concatenate([part.truth for part in parts])
+    known = known & np.any(known & ~truth, axis=0)
+    truth &= known
     _, group = np.unique(recordings, return_inverse=True)
     n_groups = int(group.max()) + 1
     weights = np.hstack([np.ones((n_groups, 1)), bayesian_weights(n_groups, _REPLICATES)])

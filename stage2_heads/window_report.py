@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from stage2_heads.bootstrap import rule_of_three
+from stage2_heads.plain_tables import plain, plain_table
 from stage2_heads.score_report import Figure
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 __all__ = ["WindowReport", "figures_table", "file_table", "window_notes"]
 
@@ -111,7 +111,7 @@ def window_notes(report: WindowReport, unpublished: str) -> list[str]:
 
 def figures_table(report: WindowReport, title: str, *, per_class: bool = True) -> Table:
     """All classes together and each class: ranking, calls found, false alarms."""
-    table = _table(title, "\n".join(report.notes))
+    table = plain_table(title, "\n".join(report.notes))
     table.add_column("class")
     for heading in ("windows with", "of", "AP", "AUROC", "at", "calls", "found", "false alarms an hour", "hours"):
         table.add_column(heading, justify="right")
@@ -131,7 +131,7 @@ def figures_table(report: WindowReport, title: str, *, per_class: bool = True) -
     )
     for row in sorted(report.per_class, key=lambda row: (-row["calls"], row["label"])) if per_class else ():
         table.add_row(
-            _plain(row["label"]) + seen,
+            plain(row["label"]) + seen,
             str(row["windows_with"]),
             str(row["windows_known"]),
             _with_interval(row["ap"]),
@@ -148,31 +148,17 @@ def figures_table(report: WindowReport, title: str, *, per_class: bool = True) -
 def file_table(report: WindowReport) -> Table:
     """A line a recording; the first forty."""
     more = len(report.per_file) - _SHOWN
-    table = _table("Per file", f"and {more} more; --json FILE lists all" if more > 0 else "")
+    table = plain_table("Per file", f"and {more} more; --json FILE lists all" if more > 0 else "")
     table.add_column("file")
     for heading in ("minutes", "windows", "with a call", "calls", "found", "false alarms"):
         table.add_column(heading, justify="right")
     for row in report.per_file[:_SHOWN]:
         table.add_row(
-            _plain(row["file"]) + (" (heard in training)" if row["heard"] else ""),
+            plain(row["file"]) + (" (heard in training)" if row["heard"] else ""),
             f"{60 * row['hours']:.1f}",
             *(str(row[name]) for name in ("windows", "windows_with", "calls", "found", "false_alarms")),
         )
     return table
-
-
-def _table(title: str, caption: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    return Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
-
-
-def _plain(name: str) -> Text:
-    """A name in which brackets are brackets, not markup, whoever prints the table."""
-    from rich.text import Text
-
-    return Text(name)
 
 
 def _with_interval(figure: Figure, decimals: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -412,6 +413,21 @@ class TestNames:
         run(heads, "fit", store, *words, "--only", "site0_*")
         assert load_head(tmp_path / "head").names_ == {"low": ("Pipa gravis", "Low Piper"), "high": ("Pipa acuta", "")}
 
+    def test_what_a_table_does_not_say_the_catalogue_does(self, field, tmp_path):
+        store, table, boxes = field
+        labels = tmp_path / "labels.csv"
+        rows = [f"{name},low,Pipa gravis,Low Piper" for name in boxes]
+        labels.write_text("\n".join(["filename,primary_label,scientific_name,common_name", *rows]) + "\n")
+        copy = tmp_path / "store"
+        shutil.copytree(store, copy)
+        run(embed, "relabel", copy, labels)
+        named = tmp_path / "named.csv"
+        lines = table.read_text().splitlines()
+        named.write_text("\n".join([lines[0] + ",common_name", *(line + ",Tiefer Vogel" for line in lines[1:])]) + "\n")
+        words = ("--annotations", named, "--annotated-species", "low", "--out", tmp_path / "head")
+        run(heads, "fit", copy, *words, "--set", "min_updates=50")
+        assert load_head(tmp_path / "head").names_ == {"low": ("Pipa gravis", "Tiefer Vogel")}
+
 
 class TestTuning:
     def test_thresholds_are_chosen_on_boxes_and_used_in_scoring(self, field, head, tmp_path, capsys):
@@ -444,8 +460,22 @@ class TestTuning:
         words = ("--annotations", table, "--annotated-species", "low", "--split", "valid", "--min-recordings", "1")
         run(heads, "tune", head, store, *words, "--out", tmp_path / "tuned")
         tuning = load_head(tmp_path / "tuned").tuning_
-        assert tuning.window.own.tolist() == [True, True]  # boxes of `high` are known to hold it
-        assert tuning.calibrator.own.tolist() == [False, True]
+        # Boxes of `high` say where it is, and nothing where it is not.
+        assert tuning.window.own.tolist() == tuning.calibrator.own.tolist() == [False, True]
+        assert tuning.window.values[0] == tuning.window.shared
+
+    def test_where_every_file_holds_the_species_recordings_have_no_threshold(self, field, tmp_path):
+        store, table, _ = field
+        words = ("--annotations", table, "--only", "site0_[012]*")
+        run(heads, "fit", store, *words, "--out", tmp_path / "head", "--set", "min_updates=300")
+        facts = tmp_path / "t.json"
+        run(heads, "tune", tmp_path / "head", store, "--annotations", table, "--min-recordings", "1", "--json", facts)
+        tuning = load_head(tmp_path / "head").tuning_
+        assert tuning.recording.own.tolist() == [False, False]
+        assert tuning.recording.values.tolist() == [0.5, 0.5]
+        agreement = json.loads(facts.read_text())["agreement"]
+        assert agreement["recording"]["after"]["precision"] is None
+        assert agreement["window"]["after"]["precision"] is not None
 
     def test_what_cannot_be_tuned_so_is_refused(self, field, head, tmp_path):
         store, table, boxes = field
@@ -482,8 +512,15 @@ class TestUpdating:
         assert not np.array_equal(after.coef_, before.coef_)
         report = scored(out, store, table, tmp_path)
         assert [row["file"] for row in report["per_file"]] == ["site1_6.wav", "site1_7.wav"]
+        assert load_head(out).provenance["updates"][0]["annotations"] == str(table.resolve())
         with pytest.raises(InputError, match="heard all 2"):
             run(heads, "update", out, store, *words)
+        part = tmp_path / "part.csv"
+        part.write_text(
+            "".join(line + "\n" for line in table.read_text().splitlines() if "site1_4" in line or "label" in line)
+        )
+        with pytest.raises(InputError, match="that the head has not heard is annotated"):
+            run(heads, "update", out, store, "--annotations", part)
 
     def test_a_species_that_is_boxed_for_the_first_time_becomes_a_class(self, field, tmp_path):
         store, table, _ = field
@@ -495,6 +532,39 @@ class TestUpdating:
         assert load_head(out).labels_ == ("low", "high")
         assert json.loads((tmp_path / "u.json").read_text())["new_classes"] == ["high"]
 
+    def test_a_boxed_species_that_nobody_is_said_to_have_looked_for_is_named(self, field, tmp_path, capsys):
+        store, table, _ = field
+        words = ("--annotations", table, "--annotated-species", "low", "--only", "site0_*", "--out", tmp_path / "low")
+        run(heads, "fit", store, *words, "--set", "min_updates=50")
+        capsys.readouterr()
+        run(heads, "update", tmp_path / "low", store, "--annotations", table, "--only", "site1_*")
+        assert "so no classes: high" in " ".join(capsys.readouterr().out.split())
+        assert load_head(tmp_path / "low").labels_ == ("low",)
+
+    @pytest.mark.parametrize("kind", ["prototypes", "knn"])
+    def test_heads_that_keep_sums_or_windows_end_where_a_fit_on_everything_would(self, field, kind, tmp_path):
+        store, table, _ = field
+        for name, only in (("first", "site0_*"), ("anew", "*")):
+            words = ("--annotations", table, "--only", only, "--head", kind, "--out", tmp_path / name)
+            run(heads, "fit", store, *words)
+        run(heads, "update", tmp_path / "first", store, "--annotations", table)
+        vectors = Store(store).reader(["logmel_stats"]).read(np.arange(40))
+        updated, anew = (load_head(tmp_path / name).decision(vectors) for name in ("first", "anew"))
+        if kind == "prototypes":
+            np.testing.assert_allclose(updated, anew, atol=1e-9)
+        else:  # the centre is that of the first windows
+            assert np.corrcoef(updated.ravel(), anew.ravel())[0, 1] > 0.95
+
+    def test_windows_that_a_kind_cannot_learn_are_counted(self, field, tmp_path, capsys):
+        store, table, _ = field
+        words = ("--annotations", table, "--only", "site0_*", "--head", "knn", "--out", tmp_path / "knn")
+        run(heads, "fit", store, *words, "--json", tmp_path / "f.json")
+        assert json.loads((tmp_path / "f.json").read_text())["windows_left_out"] > 0
+        capsys.readouterr()
+        run(heads, "update", tmp_path / "knn", store, "--annotations", table, "--json", tmp_path / "u.json")
+        assert "windows are left out: a knn head learns" in " ".join(capsys.readouterr().out.split())
+        assert json.loads((tmp_path / "u.json").read_text())["windows_left_out"] > 0
+
     def test_wrong_use_is_refused(self, field, head, tmp_path):
         store, table, _ = field
         labels = tmp_path / "labels.csv"
@@ -505,6 +575,8 @@ class TestUpdating:
             run(heads, "update", head, store, "--annotations", table, "--labels", table)
         with pytest.raises(InputError, match="--stream bring"):
             run(heads, "update", head, "--stream", "--annotations", table)
+        with pytest.raises(InputError, match="need --annotations"):
+            run(heads, "update", head, "--stream", "--overlap-s", "1")
 
 
 def test_a_pattern_chooses_recordings_with_labels_too(field, tmp_path):

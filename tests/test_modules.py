@@ -18,12 +18,15 @@ MAY_IMPORT = {
 
 
 def imports(room: str) -> Iterator[tuple[str, str, str]]:
-    """(file:line, module, name) of everything that a room imports by `from`, also inside functions."""
+    """(file:line, module, name) of everything that a room imports, also inside functions."""
     for path in sorted((ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node.module or "", alias.name
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", alias.name, ""
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

@@ -65,7 +65,7 @@ def test_what_an_unknown_cell_would_have_said_changes_nothing(kind, heard):
     assert np.abs(masked - positive).max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", PARTIAL)
+@pytest.mark.parametrize("kind", ["svm", "logistic", "mlp"])
 def test_a_class_that_is_known_everywhere_does_not_notice_another_that_is_not(kind, heard):
     """One class against the rest: the other's mask is its own affair (an MLP's hidden layer is shared)."""
     vectors, truth, hidden = heard
@@ -74,7 +74,7 @@ def test_a_class_that_is_known_everywhere_does_not_notice_another_that_is_not(ki
     own, same = whole.decision(vectors)[:, 0], masked.decision(vectors)[:, 0]
     if kind in ("svm", "logistic"):
         np.testing.assert_array_equal(own, same)
-    else:  # centres and hidden layers are shared
+    else:  # the hidden layer is shared
         assert np.corrcoef(own, same)[0, 1] > 0.7
 
 
@@ -94,6 +94,39 @@ def test_a_step_on_masked_rows_is_the_step_of_each_class_on_its_own_rows(loss):
         step(X[known], Y[known, c : c + 1], 0.1 * known.sum() / len(X))  # a mean over fewer rows
         np.testing.assert_allclose(weights[:, c], w[:, 0], atol=1e-6)
         np.testing.assert_allclose(offsets[c], b[0], atol=1e-6)
+
+
+def test_complete_rows_know_nothing_of_what_was_left_out(heard):
+    """A class that was seen only in windows that are gone is seen nowhere."""
+    vectors, truth, hidden = heard
+    hidden[:, 0], hidden[:, 1] = truth[:, 0], np.where(truth[:, 0] > 0, NAN, truth[:, 1])
+    rows = rows_of(vectors, hidden)
+    assert rows.targets[:, 0].any()
+    complete = rows.complete()
+    assert not complete.targets[:, 0].any()
+    truths, truth_of_row = complete.truths
+    assert np.isfinite(truths).all()
+    np.testing.assert_array_equal(truths[truth_of_row], hidden[np.isfinite(hidden).all(axis=1)])
+    np.testing.assert_array_equal(complete.reader.read(complete.rows), vectors[np.isfinite(hidden).all(axis=1)])
+
+
+def test_a_class_counts_as_learnt_only_where_a_copy_could_learn_it(heard):
+    vectors, truth, hidden = heard
+    hidden[:, 0], hidden[:, 1] = truth[:, 0], np.where(truth[:, 0] > 0, NAN, truth[:, 1])
+    rows = rows_of(vectors, hidden)
+    for kind, learnt in (("knn", False), ("svm", True)):
+        held = create_head(kind, **QUICK[kind]).fit(rows).cross_fitted_decisions(rows, n_folds=3)
+        assert held.known[:, 0].any() == learnt
+        assert held.known[:, 1].sum() == np.isfinite(hidden[:, 1]).sum()
+
+
+@pytest.mark.parametrize("kind", COMPLETE)
+def test_what_was_fitted_on_some_of_the_windows_can_be_saved_and_read(kind, heard, tmp_path):
+    vectors, truth, hidden = heard
+    hidden[:120] = truth[:120]
+    head = create_head(kind, **QUICK[kind]).fit(rows_of(vectors, hidden))
+    head.save(tmp_path / "head")
+    np.testing.assert_array_equal(load_head(tmp_path / "head").scores(vectors), head.scores(vectors))
 
 
 @pytest.mark.parametrize("kind", COMPLETE)
