@@ -69,7 +69,7 @@ class Boxes:
 
         head : whose names boxes may bear;  which : recordings these are, for errors
         """
-        from embeddings.annotations import labels_by_name, read_annotations, renamed
+        from embeddings.annotations import labels_by_name, read_annotations, renamed, require_one_spelling
         from stage2_heads.annotated_rows import annotated_windows
         from stage2_heads.window_labels import OverlapRule
 
@@ -82,12 +82,16 @@ class Boxes:
             annotations = renamed(annotations, names)
             species = tuple(map(labels_by_name(names), species))
             classes = head.labels_
+        else:
+            require_one_spelling(annotations)
         windows = annotated_windows(store, rows, annotations, rule=rule, species=species, classes=classes, which=which)
         print_names("No annotations, left out", list(annotations.problems))
         print_names("Annotated, not in the store, left out", list(windows.unmatched))
         print_names("Matched by file name alone, folders differ", list(windows.by_name_alone))
         unlike = [file.unlike for file in windows.files.values() if file.unlike]
         print_names("Annotated more than once, not alike; all boxes and species count", unlike)
+        sought = {label for file in annotations.files for label in file.looked_for or ()}
+        print_names("Looked for, but boxed nowhere", sorted(sought - set(annotations.counts) - set(classes)))
         again = [
             f"{n} {what}"
             for n, what in (

@@ -247,7 +247,10 @@ def _plain(title: str) -> str:
 
 
 def _add_row(found: ParsedFile, values: dict[str, str], name: str, where: str, titles: Mapping[str, str]) -> None:
-    if species := [part.strip() for part in values.get("looked_for", "").split(";") if part.strip()]:
+    if broken := next((role for role, text in values.items() if "\n" in text or "\r" in text), None):
+        found.bad.append(f"{where}: {titles[broken]} holds a line break; is a quotation mark left open?")
+        return
+    if species := [part.strip() for part in re.split("[;,]", values.get("looked_for", "")) if part.strip()]:
         everything = {part.lower() for part in species} & {"all", "*"}
         before = found.looked_for.get(name, frozenset())
         found.looked_for[name] = None if everything or before is None else before | frozenset(species)

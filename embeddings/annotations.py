@@ -21,6 +21,7 @@ __all__ = [
     "match_annotations",
     "read_annotations",
     "renamed",
+    "require_one_spelling",
 ]
 
 SUFFIXES = (".txt", ".tsv", ".csv")
@@ -162,7 +163,8 @@ def match_annotations(annotations: Annotations, recordings: Sequence[Recording])
 def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> Annotations:
     """Boxes, and what was looked for, under a class's label where they bear its scientific or common name.
 
-    names : label -> (scientific name, common name).  A name that several classes have is left as it is.
+    names : label -> (scientific name, common name).  Capitals do not matter. A name that several classes have is left
+    as it is.
     """
     named = labels_by_name(names)
     files = [
@@ -179,15 +181,38 @@ def renamed(annotations: Annotations, names: Mapping[str, tuple[str, str]]) -> A
 def labels_by_name(names: Mapping[str, tuple[str, str]]) -> Callable[[str], str]:
     """A function that gives a class's label for its label, scientific or common name, and any other name as it is.
 
+    Capitals do not matter.
+
     names : as in `renamed`
     """
     spelt: dict[str, set[str]] = {}
     for label, others in names.items():
-        for name in others:
+        for name in (label, *others):
             if name:
                 spelt.setdefault(name.casefold(), set()).add(label)
     label_of = {name: next(iter(labels)) for name, labels in spelt.items() if len(labels) == 1}
     return lambda name: name if name in names else label_of.get(name.casefold(), name)
+
+
+def require_one_spelling(annotations: Annotations) -> None:
+    """Raises InputError where one species seems to have several labels, which would be classes that exclude each other.
+
+    Labels that differ in capitals and spaces only, and a label that is the scientific or common name of another.
+    """
+    meant: dict[str, dict[str, str]] = {}
+    for box in (box for file in annotations.files for box in file.boxes):
+        meant.setdefault(_folded(box.label), {}).setdefault(box.label, box.where)
+    for box in (box for file in annotations.files for box in file.boxes):
+        for name in {_folded(box.scientific_name), _folded(box.common_name)} - {"", _folded(box.label)}:
+            if name in meant:
+                meant[name].setdefault(box.label, box.where)
+    if several := [labels for labels in meant.values() if len(labels) > 1]:
+        said = "; ".join(" and ".join(f"{label!r} ({where})" for label, where in labels.items()) for labels in several)
+        raise InputError(f"one species under several labels: {said}. Give each species one label.")
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())
 
 
 def _own(claimed: list[tuple[AnnotatedFile, int]], recording: Recording) -> list[tuple[AnnotatedFile, int]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from embeddings.annotations import match_annotations, read_annotations, renamed
+from embeddings.annotations import match_annotations, read_annotations, renamed, require_one_spelling
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 from embeddings.windows import WindowPlan
@@ -349,3 +349,33 @@ def test_calls_found_false_alarms_and_hours_equal_counting_by_hand(claims, boxes
     assert (counts.calls[0], counts.found[0], counts.unreached[0]) == (reached, found, len(calls) - reached)
     assert counts.alarms[0] == alarms
     assert counts.hours[0] * 3600 == pytest.approx(heard.sum() / TICKS if (states == 0).any() else 0)
+
+
+class TestSpellings:
+    def test_capitals_do_not_make_another_class_in_scoring(self, tmp_path):
+        found = read(tmp_path, "a.csv", CSV + "x.wav,0,1,Wren1\nx.wav,2,3,winter wren\nx.wav,4,5,WREN2\n")
+        names = {"wren1": ("Troglodytes hiemalis", "Winter Wren"), "wren2": ("", ""), "Wren2": ("", "")}
+        assert renamed(found, names).counts == {"wren1": 2, "WREN2": 1}  # of two that differ in capitals, neither
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            "x.wav,0,1,wren,\nx.wav,2,3,Wren,\n",
+            "x.wav,0,1,wren1,Winter  Wren\nx.wav,2,3,winter wren,\n",
+        ],
+    )
+    def test_one_species_under_two_labels_is_refused_in_fitting(self, tmp_path, rows):
+        found = read(tmp_path, "a.csv", "filename,start_s,end_s,label,common_name\n" + rows)
+        with pytest.raises(InputError, match=r"'wren1?' \(.*a\.csv:2\)") as error:
+            require_one_spelling(found)
+        assert "a.csv:3" in str(error.value)
+        require_one_spelling(read(tmp_path, "b.csv", CSV + "x.wav,0,1,wren\nx.wav,2,3,robin\n"))
+
+    def test_an_open_quotation_mark_does_not_swallow_the_rest(self, tmp_path):
+        with pytest.raises(InputError, match="line break; is a quotation mark left open"):
+            read(tmp_path, "a.csv", CSV + 'x.wav,0,1,"wren\nx.wav,2,3,robin\nx.wav,4,5,robin\n')
+
+    def test_species_that_were_looked_for_may_be_divided_by_commas(self, tmp_path):
+        header = "filename,start_s,end_s,label,looked_for\n"
+        found = read(tmp_path, "a.csv", header + 'x.wav,0,1,wren,"wren, robin;owl"\n')
+        assert found.files[0].looked_for == {"wren", "robin", "owl"}
