@@ -114,7 +114,7 @@ def boxed_rows(
     windows = boxes.windows(store, rows, head, which="that were asked for and that the head has not heard")
     fresh = sorted(set(windows.species) - set(head.labels_))
     head.add_classes(fresh)
-    head.names_ = {label: names for label, names in windows.species_names.items() if label in fresh} | head.names_
+    head.names_ = {label: both for label, both in windows.species_names.items() if label in fresh} | head.names_
     say_unasked(windows, head.labels_)
     told = annotated_rows(store, names, windows, head.labels_)
     learnt = head.rows_to_learn(told)
