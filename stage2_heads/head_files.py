@@ -25,7 +25,10 @@ BACKBONES = "backbones"  # copies of those that made its blocks, where a head is
 
 
 def write_head(head: Head, folder: Path) -> None:
-    """Write a fitted head; the folder is replaced whole, or left as it was."""
+    """Write a fitted head in the place of the one there, whole, or leave that as it was.
+
+    What else lies in the folder (predictions, notes) is not the head's, and stays.
+    """
     from safetensors.numpy import save_file
 
     if not head.labels_:
@@ -44,7 +47,7 @@ def write_head(head: Head, folder: Path) -> None:
             write_head(member, temporary / _MEMBERS / str(i))
         write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))
 
-    replace_folder(folder, fill)
+    replace_folder(folder, fill, own=(_DESCRIPTION, _WEIGHTS, _HEARD, _MEMBERS, BACKBONES))
 
 
 def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_heads import ALL, BLOCKS, fitted, sounds
 
+from embeddings import files
 from embeddings.errors import InputError
 from stage2_heads.heads import create_head, load_head
 
@@ -52,6 +53,52 @@ def test_saving_never_replaces_a_folder_that_is_not_a_head(tmp_path):
     with pytest.raises(InputError, match="not a head"):
         fitted("knn").save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_saving_again_keeps_what_is_not_the_heads(can_exchange, tmp_path, monkeypatch):
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    before = {path.name for path in folder.iterdir()}
+    (folder / "README.md").write_text("fitted in May")
+    (folder / "predictions" / "store").mkdir(parents=True)
+    (folder / "predictions" / "store" / "shard").write_bytes(b"hours")
+    (folder / "members").mkdir()  # of an earlier, combined head
+    head.save(folder)
+    assert {path.name for path in folder.iterdir()} == before | {"README.md", "predictions"}
+    assert (folder / "README.md").read_text() == "fitted in May"
+    assert (folder / "predictions" / "store" / "shard").read_bytes() == b"hours"
+    assert list(tmp_path.iterdir()) == [folder]
+    load_head(folder)
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(tmp_path):
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    (folder / "README.md").write_text("fitted in May")
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    head.save(link)
+    assert link.is_symlink() and (folder / "README.md").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"head", "current"}
+    load_head(link)
+
+
+def test_what_cannot_be_moved_into_the_new_head_is_not_removed(tmp_path, monkeypatch):
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    (folder / "README.md").write_text("fitted in May")
+
+    def refuse(path, target):
+        raise PermissionError(f"cannot move {path}")
+
+    monkeypatch.setattr("pathlib.Path.rename", refuse)
+    with pytest.raises(PermissionError):
+        head.save(folder)
+    assert [path.read_text() for path in tmp_path.rglob("README.md")] == ["fitted in May"]
+    load_head(folder)
 
 
 def test_an_unfitted_head_cannot_be_saved(tmp_path):
