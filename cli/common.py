@@ -64,6 +64,9 @@ def run(app: typer.Typer) -> None:
     except OSError as error:  # a full disk, a folder without permission: its own words name the file
         sys.stderr.write(f"error: {error}. What was finished is kept; mend it and run the same command again.\n")
         sys.exit(2)
+    except MemoryError as error:  # numpy's own words say how much was asked for
+        sys.stderr.write(f"error: not enough memory: {error}. Ask for less at a time.\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept, and the same command goes on from there.\n")
         sys.exit(130)

@@ -54,7 +54,7 @@ def update(
         bool, typer.Option(help="Learn JSON lines from standard input; answers go to standard output.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the updated head here, and leave HEAD as it is.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which windows are learnt.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order in which windows are learnt.")] = 0,
     json_path: JsonOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Save nothing: say what would be learnt; with --stream, score only.")

@@ -192,3 +192,49 @@ def test_a_store_whose_shards_go_while_it_is_open_says_what_is_missing(tmp_path,
         _ = other.rows
     with pytest.raises(StoreError, match="is not complete"):
         other.reader()
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "words"),
+    [
+        ("svm", "c", "abc", "svm.c='abc' must be a number"),
+        ("svm", "c", "nan", "svm.c='nan' must be a number"),
+        ("svm", "c", 10**400, "must be a number"),
+        ("svm", "class_balanced", "abc", "svm.class_balanced='abc' must be true or false"),
+        ("logistic", "epochs", "abc", "logistic.epochs='abc' must be a whole number"),
+        ("logistic", "epochs", 10**30, "too large"),
+        ("svm", "loss", 5, "svm.loss=5 must be a text"),
+        ("svm", "seed", -1, "seed=-1 must be a whole number from 0"),
+        ("mlp", "hidden", "abc", "mlp.hidden='abc' must be a list"),
+        ("mlp", "hidden", [8, "a"], r"mlp.hidden\[1\]='a' must be a whole number"),
+        ("mlp", "dropout", None, "must be a number"),
+        ("knn", "k", 1.5, "knn.k=1.5 must be a whole number"),
+        ("knn", "k", True, "must be a whole number"),
+        ("prototypes", "shrinkage", "abc", "must be a number"),
+        ("online", "detector", 5, "online.detector=5 must be a text"),
+        ("online", "detector_settings", 5, "online.detector_settings=5 must be a group of settings"),
+        ("online", "detector_settings", {"delta": "abc"}, "ADWIN"),
+        ("fused", "settings", {"c": "abc"}, "svm.c='abc' must be a number"),
+    ],
+)
+def test_settings_of_another_type_are_named_with_what_is_wanted(kind, setting, value, words):
+    with pytest.raises(InputError, match=words):
+        create_head(kind, **{setting: value})
+
+
+def test_a_detector_that_cannot_use_its_settings_is_refused_before_it_watches():
+    with pytest.raises(InputError, match="PageHinkley cannot watch with"):
+        create_head("online", detector="PageHinkley", detector_settings={"alpha": "abc"})
+
+
+def test_whole_numbers_do_for_fractions_and_numpys_for_pythons():
+    assert create_head("svm", c=2, epochs=np.int64(3)).settings == create_head("svm", c=2.0, epochs=3).settings
+
+
+@pytest.mark.parametrize("command", [("fit", "store", "--out", "x"), ("update", "head", "store"), ("score", "h", "s")])
+def test_a_negative_seed_is_refused_before_any_work(command):
+    from cli.heads import app
+
+    done = CliRunner().invoke(app, [*command, "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "--seed" in done.output
