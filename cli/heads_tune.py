@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import DryRunOption, JsonOption, console, write_summary
+from cli.common import DryRunOption, JsonOption, console, require_replaceable, write_summary
 from cli.heads_annotations import (
     AnnotationsOption,
     Boxes,
@@ -104,6 +104,7 @@ def tune(
         raise InputError(f"--split {split} cannot be tuned on; choose {' or '.join(_SIDES)}.")
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot} must end in .png.")
+    require_replaceable("--plot", plot, (b"\x89PNG",), "a PNG picture")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
     place = out or head_path
     in_place = not dry_run and place.resolve() == head_path.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +239,34 @@ def test_a_negative_seed_is_refused_before_any_work(command):
     done = CliRunner().invoke(app, [*command, "--seed", "-1"])
     assert done.exit_code == 2
     assert "--seed" in done.output
+
+
+@pytest.mark.parametrize(
+    "words", [("heads", "score", "h", "s"), ("heads", "fit", "s", "--out", "x"), ("embed", "info", "s")]
+)
+@pytest.mark.parametrize("content", [b"RIFF\x00\x00", b"filename,label\n", None])
+def test_a_summary_is_written_over_no_file_of_another_kind(words, content, tmp_path):
+    name, *arguments = words
+    app, path = import_module(f"cli.{name}").app, tmp_path / "mine"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"--json .* is"):
+        CliRunner().invoke(app, [*arguments, "--json", str(path)], catch_exceptions=False)
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b' \n {"old": 1}', b"[]"])
+def test_an_older_summary_or_an_empty_file_may_be_written_over(content, tmp_path):
+    (tmp_path / "facts.json").write_bytes(content)
+    with pytest.raises(StoreError, match="not a store"):  # the next thing that is wrong
+        CliRunner().invoke(
+            import_module("cli.embed").app,
+            ["info", str(tmp_path / "store"), "--json", str(tmp_path / "facts.json")],
+            catch_exceptions=False,
+        )
+
+
+def test_a_picture_of_tuning_is_drawn_over_pictures_only(tmp_path):
+    (tmp_path / "mine.png").write_text("not a picture")
+    words = ["tune", "head", "store", "--plot", str(tmp_path / "mine.png")]
+    with pytest.raises(InputError, match="is not a PNG picture: it is left"):
+        CliRunner().invoke(import_module("cli.heads").app, words, catch_exceptions=False)
