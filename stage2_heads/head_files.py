@@ -30,8 +30,11 @@ BACKBONES = "backbones"  # copies of those that made its blocks, where a head is
 def held_alone(folder: Path) -> Iterator[None]:
     """From reading a head to saving it again: no two commands at once, of which the later would undo the earlier.
 
-    Raises InputError at once while another process holds the head. Where the system knows no such locks, nobody waits.
+    Raises InputError at once while another process holds the head, and for the folder that this one runs in, which
+    would be gone under its feet. Where the system knows no such locks, nobody is refused.
     """
+    if folder.resolve() == Path.cwd():
+        raise InputError(f"{folder.resolve()} is replaced when the head is saved; run this from another folder.")
     try:
         import fcntl
     except ImportError:  # not a Unix

@@ -129,6 +129,14 @@ def test_a_head_that_was_saved_anew_while_another_command_waited_is_locked_itsel
             pass
 
 
+@pytest.mark.parametrize("command", ["update", "tune"])
+def test_a_head_is_not_replaced_under_the_feet_of_whoever_stands_in_it(command, tmp_path, monkeypatch):
+    fitted("knn").save(tmp_path / "head")
+    monkeypatch.chdir(tmp_path / "head")
+    with pytest.raises(InputError, match="run this from another folder"):
+        heads_app([command, ".", "../store"], standalone_mode=False)
+
+
 def test_a_full_disk_is_told_and_leaves_the_old_head(tmp_path):
     folder = tmp_path / "head"
     fitted("knn").save(folder)
