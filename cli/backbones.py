@@ -55,7 +55,7 @@ def train(
     crops_per_recording: Annotated[int | None, typer.Option(help="Windows drawn from a recording in an epoch.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Windows in a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate of AdamW.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split and of everything drawn.")] = 0,
     valid_fold: Annotated[str, typer.Option(help="The published fold that validates, or 2/5: fold 2 of 5.")] = "",
     group: Annotated[str, typer.Option(help="With 2/5: recordings with one author (source, ...) stay together.")] = "",
     split: Annotated[str, typer.Option(help="train (8:2 or --valid-fold) or all (everything trains).")] = "train",

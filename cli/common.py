@@ -30,6 +30,7 @@ __all__ = [
     "make_app",
     "print_names",
     "progress",
+    "require_replaceable",
     "require_target",
     "run",
     "say_licences",
@@ -39,9 +40,40 @@ __all__ = [
 ]
 
 _SHOWN_NAMES = 20
+_LOOKED_AT = 4096  # bytes of a file that would be written over
 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto for the best there is.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the summary as JSON to this file.")]
+
+
+def require_replaceable(option: str, path: Path | None, begins: Sequence[bytes], what: str) -> None:
+    """Refuse to write over a file that is not of the kind that would be written there.
+
+    begins : how such a file begins, white space left out;  what : the kind in words.  An empty file may be replaced.
+    Raises InputError.
+    """
+    from embeddings.errors import InputError
+
+    if path is None or not path.exists():
+        return
+    if path.is_dir():
+        raise InputError(f"{option} {path} is a folder; name a file.")
+    start = b""
+    if path.is_file():  # anything else, such as a device, is no file to replace
+        with open(path, "rb") as handle:
+            start = handle.read(_LOOKED_AT)
+    if not path.is_file() or (start and not start.lstrip().startswith(tuple(begins))):
+        raise InputError(f"{option} {path} is there and is not {what}: it is left as it is. Name another file.")
+
+
+def _json_target(path: Path | None) -> Path | None:
+    require_replaceable("--json", path, (b"{", b"["), "JSON")
+    return path
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Also write the summary as JSON to this file.", callback=_json_target),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
@@ -63,6 +95,9 @@ def run(app: typer.Typer) -> None:
         sys.exit(2)
     except OSError as error:  # a full disk, a folder without permission: its own words name the file
         sys.stderr.write(f"error: {error}. What was finished is kept; mend it and run the same command again.\n")
+        sys.exit(2)
+    except MemoryError as error:  # numpy's own words say how much was asked for
+        sys.stderr.write(f"error: not enough memory: {error}. Ask for less at a time.\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was finished is kept, and the same command goes on from there.\n")

@@ -48,7 +48,7 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="A folder with train_metadata.csv and train_audio. Default: invented birds.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the invented birds, the split and the training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the invented birds, the split and the training.")] = 0,
 ) -> None:
     """Train both backbones briefly, embed, fit the heads, score them on unheard recordings, find similar calls."""
     began = time.monotonic()

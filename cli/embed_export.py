@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import JsonOption, console, print_names, progress, write_summary
+from cli.common import JsonOption, console, print_names, progress, require_replaceable, write_summary
 
 __all__ = ["register"]
 
@@ -26,9 +26,13 @@ def export(
     json_path: JsonOption = None,
 ) -> None:
     """Write a store's windows, labels and vectors to one file for other tools."""
+    from embeddings.export import BEGINNINGS
     from embeddings.export import export as write_export
     from embeddings.store import Store
 
+    begin = BEGINNINGS.get(out.suffix.lower())
+    if begin is not None:  # of another suffix the export itself says what is allowed
+        require_replaceable("--out", out, (begin,), f"a {out.suffix.lower()} as `embed export` writes it")
     store = Store(store_path)
     with progress("exporting", store.n_rows, "windows") as advance:
         summary = write_export(

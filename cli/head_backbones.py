@@ -31,8 +31,9 @@ def backbones_of(head: Head, head_path: Path, named: list[str]) -> list[str]:
     places: dict[str, str] = {}
     for place, source in describe_named_backbones(named):
         available[source.name], places[source.name] = source.fingerprint, place
+    alike = [fingerprint for _, fingerprint in head.blocks_]
     for name, fingerprint in head.blocks_:
-        if fingerprint in available.values():
+        if list(available.values()).count(fingerprint) >= alike.count(fingerprint):
             continue
         found = next((p for p in _candidates(head, head_path, name) if _made_by(p, fingerprint)), None)
         if found is None and named:

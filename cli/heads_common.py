@@ -40,7 +40,7 @@ __all__ = [
 
 StoreArgument = Annotated[Path, typer.Argument(help="A store made by `embed extract`.")]
 FoldOption = Annotated[str, typer.Option(help="Take this published fold as the validation side.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of what is drawn.")]
 OnlyOption = Annotated[
     str, typer.Option(help="Only recordings whose file name fits this pattern, such as 'site1_*' (quote it).")
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import DryRunOption, JsonOption, console, write_summary
+from cli.common import DryRunOption, JsonOption, console, require_replaceable, write_summary
 from cli.heads_annotations import (
     AnnotationsOption,
     Boxes,
@@ -88,6 +89,7 @@ def tune(
     from cli.heads_common import blocks_in, require_free_or_refit, share_progress
     from cli.tuning_tables import class_table, tuning_table
     from embeddings.errors import InputError
+    from stage2_heads.head_files import held_alone
     from stage2_heads.heads import load_head
     from stage2_heads.reliability import draw_reliability
     from stage2_heads.thresholds import Rule
@@ -102,40 +104,45 @@ def tune(
         raise InputError(f"--split {split} cannot be tuned on; choose {' or '.join(_SIDES)}.")
     if plot is not None and plot.suffix.lower() != ".png":
         raise InputError(f"--plot {plot} must end in .png.")
+    require_replaceable("--plot", plot, (b"\x89PNG",), "a PNG picture")
     settings = TuneSettings(calibration, Rule(precision, min_recordings), top_k, pool, folds)
-    head = load_head(head_path)
-    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
-    if boxes is not None and (labels is not None or target == "type"):
-        raise InputError("--annotations label windows by themselves; leave out --labels and --target type.")
-    store = open_store(store_path, labels, "" if boxes else target or head.provenance.get("target", ""))
-    blocks = blocks_in(head, head_path, store)
     place = out or head_path
-    if out is not None:
-        require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
-    unheard = split == "valid"
-    rows = _rows_to_tune_on(head, head_path, store, blocks, boxes, unheard=unheard, valid_fold=valid_fold, only=only)
-    what = _plan(head, head_path, rows, settings, unheard)
-    if dry_run:
-        console().print(f"Would tune {what}; head: {place}.")
-        return
-    if not unheard and rows.n_recordings < (n_fitted := _n_fitted(head)):
-        console().print(
-            f"Warning: {store_path} has labelled windows of {rows.n_recordings} of the {n_fitted} recordings that the "
-            "head was fitted on; copies of it learn from those only.",
+    in_place = not dry_run and place.resolve() == head_path.resolve()
+    with held_alone(head_path) if in_place else nullcontext():
+        head = load_head(head_path)
+        boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
+        if boxes is not None and (labels is not None or target == "type"):
+            raise InputError("--annotations label windows by themselves; leave out --labels and --target type.")
+        store = open_store(store_path, labels, "" if boxes else target or head.provenance.get("target", ""))
+        blocks = blocks_in(head, head_path, store)
+        if out is not None:
+            require_free_or_refit(out, head.kind, [name for name, _ in head.blocks_], overwrite)
+        unheard = split == "valid"
+        rows = _rows_to_tune_on(
+            head, head_path, store, blocks, boxes, unheard=unheard, valid_fold=valid_fold, only=only
         )
-    with share_progress(f"tuning {head.kind}") as report_share:
-        report = tune_head(head, rows, settings, unheard=unheard, progress=report_share)
-    head.provenance["tuned"] = {
-        "store": str(store.path.resolve()),
-        "split": split,
-        "valid_fold": valid_fold,
-        **({"only": only} if only else {}),
-        **(boxes.to_json() if boxes else {}),
-        "folds": folds,
-        "min_recordings": min_recordings,
-    }
-    head.save(place)
-    carry_backbones(head_path, place)
+        what = _plan(head, head_path, rows, settings, unheard)
+        if dry_run:
+            console().print(f"Would tune {what}; head: {place}.")
+            return
+        if not unheard and rows.n_recordings < (n_fitted := _n_fitted(head)):
+            console().print(
+                f"Warning: {store_path} has labelled windows of {rows.n_recordings} of the {n_fitted} recordings that "
+                "the head was fitted on; copies of it learn from those only.",
+            )
+        with share_progress(f"tuning {head.kind}") as report_share:
+            report = tune_head(head, rows, settings, unheard=unheard, progress=report_share)
+        head.provenance["tuned"] = {
+            "store": str(store.path.resolve()),
+            "split": split,
+            "valid_fold": valid_fold,
+            **({"only": only} if only else {}),
+            **(boxes.to_json() if boxes else {}),
+            "folds": folds,
+            "min_recordings": min_recordings,
+        }
+        head.save(place)
+        carry_backbones(head_path, place)
     screen = console()
     screen.print(tuning_table(report, f"Tuned {head_path} on {store_path}: {report.tuning.calibrated_on}"))
     if per_class:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def update(
         bool, typer.Option(help="Learn JSON lines from standard input; answers go to standard output.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the updated head here, and leave HEAD as it is.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which windows are learnt.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order in which windows are learnt.")] = 0,
     json_path: JsonOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Save nothing: say what would be learnt; with --stream, score only.")
@@ -63,6 +64,7 @@ def update(
     from cli.head_backbones import carry_backbones
     from cli.heads_stream import learn_stream
     from embeddings.errors import InputError
+    from stage2_heads.head_files import held_alone
     from stage2_heads.heads import load_head
 
     if stream == (store_path is not None):
@@ -76,15 +78,17 @@ def update(
         raise InputError("--labels and --annotations both say what is true of recordings; give one of them.")
     if out is not None and out.exists() and not (out / "head.json").is_file():
         raise InputError(f"--out {out} exists and is not a head; name a new folder.")
-    head = load_head(head_path)
-    boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
     target = out or head_path
-    if store_path is None:
-        summary = learn_stream(head, target, dry_run)
-    else:
-        summary = _learn_store(head, head_path, store_path, labels, boxes, split, only, seed, target, dry_run)
-    if not dry_run and target.is_dir():
-        carry_backbones(head_path, target)
+    in_place = not dry_run and target.resolve() == head_path.resolve()
+    with held_alone(head_path) if in_place else nullcontext():
+        head = load_head(head_path)
+        boxes = boxes_asked(annotations, overlap_s, overlap_share, annotated_species, label_column, head)
+        if store_path is None:
+            summary = learn_stream(head, target, dry_run)
+        else:
+            summary = _learn_store(head, head_path, store_path, labels, boxes, split, only, seed, target, dry_run)
+        if not dry_run and target.is_dir():
+            carry_backbones(head_path, target)
     write_summary(json_path, {"head": str(target), "kind": head.kind, "saved": not dry_run, **summary})
     if summary.get("n_errors") or summary.get("problems"):
         raise typer.Exit(1)

@@ -61,7 +61,7 @@ def birds(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     n_species: Annotated[int, typer.Option(help="2 to 12; the first four are easy.")] = 4,
     individuals: Annotated[int, typer.Option(help="Birds of each.")] = 4,
-    seed: Annotated[int, typer.Option(help="Other birds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Other birds.")] = 0,
     woods: Annotated[int, typer.Option(help="Minutes of other woods, with other birds of the same species.")] = 0,
 ) -> None:
     """Write train_metadata.csv, train_audio/ and soundscape/, a minute of a wood and its annotations."""

@@ -47,7 +47,7 @@ def ablate_types(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A training setting, such as crops_per_recording=20.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds and trainings.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and trainings.")] = 0,
     device: DeviceOption = "auto",
     json_path: JsonOption = None,
 ) -> None:

@@ -149,12 +149,16 @@ def require_same_blocks(
 ) -> list[str]:
     """Find, for each expected block in order, the available block with the same fingerprint.
 
+    Of several with one fingerprint that of the same name is taken, and each of them once while others are left.
     Returns the names under which `available` holds them. Raises ContractError that names the differing fields.
     """
-    names = []
-    by_digest = {fingerprint.digest: name for name, fingerprint in available.items()}
-    for name, fingerprint in expected:
-        found = by_digest.get(fingerprint.digest)
+    names: list[str] = []
+    wanted = list(expected)
+    kept = {name for name, fingerprint in wanted if name in available and available[name].digest == fingerprint.digest}
+    for name, fingerprint in wanted:
+        alike = [other for other, has in available.items() if has.digest == fingerprint.digest]
+        alike.sort(key=lambda other: (other != name, other in names, other in kept))
+        found = alike[0] if alike else None
         if found is None:
             nearest = available.get(name)
             if nearest is None:

@@ -20,7 +20,7 @@ from embeddings.recordings import Recording
 from embeddings.shards import FLAGS, shard_metadata
 from embeddings.store import Store
 
-__all__ = ["FORMATS", "SPLIT_CHOICES", "ExportSummary", "export"]
+__all__ = ["BEGINNINGS", "FORMATS", "SPLIT_CHOICES", "ExportSummary", "export"]
 
 FORMATS = (".parquet", ".npz", ".csv")
 SPLIT_CHOICES = ("train", "valid", "none")
@@ -29,6 +29,8 @@ _TEXTS = (
     *("recording", "filename", "path", "primary_label", "scientific_name", "common_name", "split"),
     *("recorded_at", "recorder", "gain", "author", "license", "url", "xeno_canto_id"),
 )
+# How a file of ours begins, by which it is told from somebody else's of that name.
+BEGINNINGS = {".parquet": b"PAR1", ".npz": b"PK", ".csv": ",".join(_TEXTS[:4]).encode()}
 _LISTS = ("secondary_labels", "types")
 _NUMBERS = ("latitude", "longitude", "battery_v", "temperature_c")
 _BATCH_BYTES = 16 << 20  # of vectors in memory at a time; 64 MB was slower, and took 500 MB in all for Parquet

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -64,30 +64,36 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     return value
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, fill: Callable[[Path], None], *, own: Collection[str] | None = None) -> None:
     """Let `fill` write a temporary folder, then put it in the place of `folder`.
 
+    own : the names in it that may be replaced; whatever else lies there moves into the new folder. None: all of them.
     The old folder, if any, stays until the new one is complete. Where the system can exchange two names in one step
     (Linux), there is a whole folder of that name at every instant; elsewhere a kill between two renames leaves the old
-    one beside it as `.<name>.<digits>.old`.
+    one beside it as `.<name>.<digits>.old`. A kill before everything has moved leaves the rest in the old one, beside.
     """
+    folder = folder.resolve()  # what a link points to is replaced, not the link
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
     temporary.mkdir()
     try:
         fill(temporary)
-        if folder.exists() and _exchange(temporary, folder):
-            shutil.rmtree(temporary)
-        elif folder.exists():
-            old = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.old")
-            folder.rename(old)
-            temporary.rename(folder)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    # From here on nothing is removed on an error: either of the two may hold what is nowhere else.
+    if not folder.exists():
+        temporary.rename(folder)
+    else:
+        old = temporary
+        if not _exchange(temporary, folder):
+            old = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.old")
+            folder.rename(old)
+            temporary.rename(folder)
+        for entry in list(old.iterdir()):
+            if own is not None and entry.name not in own:
+                entry.rename(folder / entry.name)
+        shutil.rmtree(old)
     sync_folder(folder.parent)
 
 

@@ -100,6 +100,7 @@ class NeighbourSearch:
         system, 1971, pages 313-323; with equal weights of both sides, and no original query.
         """
         _require_k(k)
+        k = min(k, self.store.n_rows)  # room is made for all that are asked for
         if not positives:
             raise InputError("no positive example to search by; negatives only say what to keep away from.")
         liked = [self._normalised(example) for example in positives]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,19 +113,29 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise InputError(f"{where}={value!r} must be a list.")
+        if options[1:] == (Ellipsis,):
+            return tuple(_converted(part, options[0], f"{where}[{i}]") for i, part in enumerate(value))
         return tuple(value)
+    if origin is Mapping and not isinstance(value, Mapping):
+        raise InputError(f"{where}={value!r} must be a group of settings (name: value).")
     if origin is not None or hint is Any:  # a mapping that its owner checks
         return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+    if hint is int and isinstance(value, Integral) and not isinstance(value, bool):
+        if abs(int(value)) > _LARGEST:
+            raise InputError(f"{where}={value} is too large a number.")
+        return int(value)
+    if hint is float and isinstance(value, (Real, str)) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)  # YAML reads 1e-3 as text
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{where}={value!r} must be a number.")
+        return number
     if isinstance(hint, type) and (not isinstance(value, hint) or (hint is not bool and isinstance(value, bool))):
         raise InputError(f"{where}={value!r} must be {_WORDS.get(hint, hint.__name__)}.")
     return value
 
 
+_LARGEST = 2**63 - 1
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from stage2_heads.base import Head
 from stage2_heads.calibration import Calibration
 from stage2_heads.tuned import Tuning
 
-__all__ = ["BACKBONES", "FORMAT", "FORMAT_VERSION", "read_head", "write_head"]
+__all__ = ["BACKBONES", "FORMAT", "FORMAT_VERSION", "held_alone", "read_head", "write_head"]
 
 FORMAT = "cisticola-head"
 FORMAT_VERSION = 2
@@ -24,8 +26,48 @@ _DESCRIPTION, _WEIGHTS, _HEARD, _MEMBERS = "head.json", "head.safetensors", "hea
 BACKBONES = "backbones"  # copies of those that made its blocks, where a head is to stand alone
 
 
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """From reading a head to saving it again: no two commands at once, of which the later would undo the earlier.
+
+    Raises InputError at once while another process holds the head, and for the folder that this one runs in, which
+    would be gone under its feet. Where the system knows no such locks, nobody is refused.
+    """
+    if folder.resolve() == Path.cwd():
+        raise InputError(f"{folder.resolve()} is replaced when the head is saved; run this from another folder.")
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        fcntl = None  # type: ignore[assignment]
+    descriptor = None
+    try:
+        while fcntl is not None and folder.is_dir():
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder} is being updated or tuned by another command. Run this one again when that has ended, "
+                    "or name another folder with --out."
+                ) from None
+            except OSError:  # a shared disk without locks
+                break
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                break
+            os.close(descriptor)  # it was saved anew between opening and locking
+            descriptor = None
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def write_head(head: Head, folder: Path) -> None:
-    """Write a fitted head; the folder is replaced whole, or left as it was."""
+    """Write a fitted head in the place of the one there, whole, or leave that as it was.
+
+    What else lies in the folder (predictions, notes) is not the head's, and stays.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     if not head.labels_:
@@ -35,7 +77,10 @@ def write_head(head: Head, folder: Path) -> None:
 
     def fill(temporary: Path) -> None:
         tuned = head.tuning_.arrays() if head.tuning_ is not None else {}
-        save_file({**head._arrays(), **tuned}, str(temporary / _WEIGHTS))
+        try:
+            save_file({**head._arrays(), **tuned}, str(temporary / _WEIGHTS))
+        except SafetensorError as error:  # what it makes of a full disk
+            raise OSError(f"the head's weights cannot be written to {folder}: {error}") from None
         tuned_on = {"tuned_on": sorted(head.tuned_on_)} if head.tuned_on_ else {}
         write_json(temporary / _HEARD, {**head.heard_.to_json(), **tuned_on})
         if (folder / BACKBONES).is_dir():
@@ -44,7 +89,7 @@ def write_head(head: Head, folder: Path) -> None:
             write_head(member, temporary / _MEMBERS / str(i))
         write_json(temporary / _DESCRIPTION, _describe(head, _sha256(temporary / _WEIGHTS)))
 
-    replace_folder(folder, fill)
+    replace_folder(folder, fill, own=(_DESCRIPTION, _WEIGHTS, _HEARD, _MEMBERS, BACKBONES))
 
 
 def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
@@ -82,12 +127,17 @@ def read_head(folder: Path, class_of: Callable[[str], type[Head]]) -> Head:
         head.windows_ = str(description["windows"])
         head.secondary_weight_ = float(description["secondary_weight"])
         head.provenance = dict(description["provenance"])
-        heard = read_json(folder / _HEARD, what="list of heard recordings")
-        head.heard_, head.tuned_on_ = Heard.from_json(heard), frozenset(heard.get("tuned_on", ()))
         expected, n_members = str(description["weights_sha256"]), int(description.get("members", 0))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / _DESCRIPTION} was edited or is incomplete ({type(error).__name__}: {error}). Fit the head anew."
+        ) from None
+    heard = read_json(folder / _HEARD, what="list of heard recordings")
+    try:
+        head.heard_, head.tuned_on_ = Heard.from_json(heard), frozenset(heard.get("tuned_on", ()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{folder / _HEARD} was edited or is incomplete ({type(error).__name__}: {error}). Fit the head anew."
         ) from None
     arrays = _read_weights(folder / _WEIGHTS, expected)
     tuned = Tuning.take_arrays(arrays)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from embeddings.errors import InputError
+from embeddings.settings import from_fields
 from stage2_heads.base import Head
 from stage2_heads.head_files import read_head
 
@@ -46,6 +47,7 @@ HEADS: Mapping[str, HeadKind] = {
     )
 }
 
+_SEEDS = 2**32  # as scikit-learn and numpy count them
 _COMBINED = HeadKind("combined", "fitted heads that answer together", "stage2_heads.combined", "CombinedHead")
 
 
@@ -58,17 +60,16 @@ def create_head(name: str, **settings: Any) -> Head:
     """An unfitted head.
 
     name      one of `HEADS`;  settings: fields of that head's settings, the rest keep their defaults
-    Raises InputError that lists what is allowed.
+    Raises InputError that lists what is allowed, or names a value of another type.
 
     >>> create_head("knn", k=10).settings.k
     10
     """
     head_type = _class_of(name)
-    allowed = [f.name for f in fields(head_type.settings_type)]
-    unknown = [s for s in settings if s not in allowed]
-    if unknown:
-        raise InputError(f"{name} has no setting {', '.join(unknown)}; it has {', '.join(allowed)}.")
-    return head_type(head_type.settings_type(**settings))
+    made: Any = from_fields(head_type.settings_type, settings, name)
+    if not 0 <= getattr(made, "seed", 0) < _SEEDS:
+        raise InputError(f"{name}.seed={made.seed} must be a whole number from 0 to {_SEEDS - 1}.")
+    return head_type(made)
 
 
 def load_head(folder: str | Path) -> Head:

@@ -15,7 +15,7 @@ from embeddings.errors import InputError
 from stage2_heads.base import Head, Progress
 from stage2_heads.online_learner import LEARNING_RATE, OnlineLogistic
 from stage2_heads.progressive import Drift, ProgressiveScore
-from stage2_heads.river_models import RiverModel, try_model
+from stage2_heads.river_models import RiverModel, try_detector, try_model
 from stage2_heads.rows import LabelledRows
 
 __all__ = ["OnlineHead", "OnlineSettings"]
@@ -51,7 +51,7 @@ class OnlineSettings:
             raise InputError(f"passes={self.passes} must be 1 or more.")
         if self.model_settings and not self.model:
             raise InputError("model_settings are given without a model; name one, such as linear_model.PAClassifier.")
-        ProgressiveScore(self.detector, self.detector_settings)  # wrong names are told where they are given
+        try_detector(self.detector, self.detector_settings)  # wrong names are told where they are given
         if self.model:
             try_model(self.model, self.model_settings)
 

@@ -14,7 +14,15 @@ import numpy as np
 from embeddings.errors import InputError
 from stage2_heads.base import required_array
 
-__all__ = ["Detector", "RiverModel", "classifier_names", "create_detector", "detector_names", "try_model"]
+__all__ = [
+    "Detector",
+    "RiverModel",
+    "classifier_names",
+    "create_detector",
+    "detector_names",
+    "try_detector",
+    "try_model",
+]
 
 _ROWS_BYTES = 256 << 20  # rows that a model has learnt and that are kept so that it can be saved
 _SURE = 1e-6  # probabilities are kept this far from 0 and 1, so that their log-odds are finite
@@ -168,6 +176,16 @@ def try_model(name: str, settings: Mapping[str, Any]) -> None:
         raise InputError(f"{name} cannot learn with {dict(settings)}: {type(error).__name__}: {error}.") from None
 
 
+def try_detector(name: str, settings: Mapping[str, Any]) -> None:
+    """Tell the detector of some errors. Raises InputError as `create_detector`, and for settings it cannot use."""
+    detector = create_detector(name, settings)
+    try:
+        for number in range(100):
+            detector.feed(number % 3 == 0)
+    except Exception as error:  # whatever river's detectors raise when they are given a text for a number
+        raise InputError(f"{name} cannot watch with {dict(settings)}: {type(error).__name__}: {error}.") from None
+
+
 def create_detector(name: str, settings: Mapping[str, Any]) -> Detector:
     """A fresh detector. Raises InputError for a name or argument that river does not have."""
     from river import base
@@ -208,5 +226,5 @@ def _made(cls: type, name: str, settings: Mapping[str, Any]) -> Any:
         settings = {"seed": _SEED, **settings}  # read back, it must become the same
     try:
         return cls(**settings)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{name} does not take {dict(settings)}: {error}") from None

@@ -198,3 +198,15 @@ def test_the_command_exports_and_names_torn_shards(tmp_path):
     done = CliRunner().invoke(app, ["export", str(store.path), "--out", str(tmp_path / "s.csv"), "--no-vectors"])
     assert done.exit_code == 1
     assert "Torn shards" in done.output
+
+
+@pytest.mark.parametrize("name", ["notes.csv", "recording.npz", "table.parquet"])
+def test_the_command_writes_over_no_file_of_another_kind(store, tmp_path, name):
+    (tmp_path / name).write_text("filename,label\nmine,1\n")
+    with pytest.raises(InputError, match="left as it is"):
+        CliRunner().invoke(app, ["export", str(store.path), "--out", str(tmp_path / name)], catch_exceptions=False)
+    assert (tmp_path / name).read_text() == "filename,label\nmine,1\n"
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["export", str(store.path), "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output

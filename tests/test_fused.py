@@ -129,7 +129,7 @@ def test_a_fused_head_of_unknown_heads_is_refused():
         create_head("fused", head="tree")
     with pytest.raises(InputError, match="fused heads"):
         create_head("fused", head="fused")
-    with pytest.raises(InputError, match="svm has no setting colour"):
+    with pytest.raises(InputError, match="svm has no setting 'colour'"):
         create_head("fused", head="svm", settings={"colour": 1})
 
 

@@ -1,6 +1,7 @@
 """Saved heads: the same scores after loading, and clear words when a file was damaged."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from test_heads import ALL, BLOCKS, fitted, sounds
 
-from embeddings.errors import InputError
+from cli.heads import app as heads_app
+from embeddings import files
+from embeddings.errors import InputError, StoreError
+from stage2_heads.head_files import held_alone
 from stage2_heads.heads import create_head, load_head
 
 
@@ -52,6 +56,106 @@ def test_saving_never_replaces_a_folder_that_is_not_a_head(tmp_path):
     with pytest.raises(InputError, match="not a head"):
         fitted("knn").save(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_saving_again_keeps_what_is_not_the_heads(can_exchange, tmp_path, monkeypatch):
+    if not can_exchange:
+        monkeypatch.setattr(files, "_exchange", lambda first, second: False)
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    before = {path.name for path in folder.iterdir()}
+    (folder / "README.md").write_text("fitted in May")
+    (folder / "predictions" / "store").mkdir(parents=True)
+    (folder / "predictions" / "store" / "shard").write_bytes(b"hours")
+    (folder / "members").mkdir()  # of an earlier, combined head
+    head.save(folder)
+    assert {path.name for path in folder.iterdir()} == before | {"README.md", "predictions"}
+    assert (folder / "README.md").read_text() == "fitted in May"
+    assert (folder / "predictions" / "store" / "shard").read_bytes() == b"hours"
+    assert list(tmp_path.iterdir()) == [folder]
+    load_head(folder)
+
+
+def test_saving_through_a_link_replaces_what_it_points_to(tmp_path):
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    (folder / "README.md").write_text("fitted in May")
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    head.save(link)
+    assert link.is_symlink()
+    assert (folder / "README.md").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"head", "current"}
+    load_head(link)
+
+
+def test_what_cannot_be_moved_into_the_new_head_is_not_removed(tmp_path, monkeypatch):
+    head, folder = fitted("knn"), tmp_path / "head"
+    head.save(folder)
+    (folder / "README.md").write_text("fitted in May")
+
+    def refuse(path, target):
+        raise PermissionError(f"cannot move {path}")
+
+    monkeypatch.setattr("pathlib.Path.rename", refuse)
+    with pytest.raises(PermissionError):
+        head.save(folder)
+    assert [path.read_text() for path in tmp_path.rglob("README.md")] == ["fitted in May"]
+    load_head(folder)
+
+
+@pytest.mark.parametrize("command", ["update", "tune"])
+def test_two_commands_never_change_one_head_at_once(command, tmp_path):
+    folder = tmp_path / "head"
+    fitted("knn").save(folder)
+    words = [command, str(folder), str(tmp_path / "store")]
+    with held_alone(folder):
+        with pytest.raises(InputError, match="being updated or tuned by another command"):
+            heads_app(words, standalone_mode=False)
+        with pytest.raises(StoreError, match="not a store"):  # a copy is another head
+            heads_app([*words, "--out", str(tmp_path / "copy")], standalone_mode=False)
+        fitted("knn", seed=4).save(folder)
+    with pytest.raises(StoreError, match="not a store"):
+        heads_app(words, standalone_mode=False)
+
+
+def test_a_head_that_was_saved_anew_while_another_command_waited_is_locked_itself(tmp_path):
+    folder = tmp_path / "head"
+    fitted("knn").save(folder)
+    with held_alone(folder):
+        fitted("knn").save(folder)  # the lock is on a folder that is gone
+        with held_alone(folder), pytest.raises(InputError, match="by another"), held_alone(folder):
+            pass
+
+
+@pytest.mark.parametrize("command", ["update", "tune"])
+def test_a_head_is_not_replaced_under_the_feet_of_whoever_stands_in_it(command, tmp_path, monkeypatch):
+    fitted("knn").save(tmp_path / "head")
+    monkeypatch.chdir(tmp_path / "head")
+    with pytest.raises(InputError, match="run this from another folder"):
+        heads_app([command, ".", "../store"], standalone_mode=False)
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_head(tmp_path):
+    folder = tmp_path / "head"
+    fitted("knn").save(folder)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="weights cannot be written"):
+            fitted("knn", seed=4).save(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    load_head(folder)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_damaged_list_of_heard_recordings_is_named(tmp_path):
+    fitted("knn").save(tmp_path / "head")
+    (tmp_path / "head" / "heard.json").write_text('{"trained_on": 5}')
+    with pytest.raises(InputError, match=r"heard\.json was edited"):
+        load_head(tmp_path / "head")
 
 
 def test_an_unfitted_head_cannot_be_saved(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,80 @@ def test_a_store_whose_shards_go_while_it_is_open_says_what_is_missing(tmp_path,
         _ = other.rows
     with pytest.raises(StoreError, match="is not complete"):
         other.reader()
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "words"),
+    [
+        ("svm", "c", "abc", "svm.c='abc' must be a number"),
+        ("svm", "c", "nan", "svm.c='nan' must be a number"),
+        ("svm", "c", 10**400, "must be a number"),
+        ("svm", "class_balanced", "abc", "svm.class_balanced='abc' must be true or false"),
+        ("logistic", "epochs", "abc", "logistic.epochs='abc' must be a whole number"),
+        ("logistic", "epochs", 10**30, "too large"),
+        ("svm", "loss", 5, "svm.loss=5 must be a text"),
+        ("svm", "seed", -1, "seed=-1 must be a whole number from 0"),
+        ("mlp", "hidden", "abc", "mlp.hidden='abc' must be a list"),
+        ("mlp", "hidden", [8, "a"], r"mlp.hidden\[1\]='a' must be a whole number"),
+        ("mlp", "dropout", None, "must be a number"),
+        ("knn", "k", 1.5, "knn.k=1.5 must be a whole number"),
+        ("knn", "k", True, "must be a whole number"),
+        ("prototypes", "shrinkage", "abc", "must be a number"),
+        ("online", "detector", 5, "online.detector=5 must be a text"),
+        ("online", "detector_settings", 5, "online.detector_settings=5 must be a group of settings"),
+        ("online", "detector_settings", {"delta": "abc"}, "ADWIN"),
+        ("fused", "settings", {"c": "abc"}, "svm.c='abc' must be a number"),
+    ],
+)
+def test_settings_of_another_type_are_named_with_what_is_wanted(kind, setting, value, words):
+    with pytest.raises(InputError, match=words):
+        create_head(kind, **{setting: value})
+
+
+def test_a_detector_that_cannot_use_its_settings_is_refused_before_it_watches():
+    with pytest.raises(InputError, match="PageHinkley cannot watch with"):
+        create_head("online", detector="PageHinkley", detector_settings={"alpha": "abc"})
+
+
+def test_whole_numbers_do_for_fractions_and_numpys_for_pythons():
+    assert create_head("svm", c=2, epochs=np.int64(3)).settings == create_head("svm", c=2.0, epochs=3).settings
+
+
+@pytest.mark.parametrize("command", [("fit", "store", "--out", "x"), ("update", "head", "store"), ("score", "h", "s")])
+def test_a_negative_seed_is_refused_before_any_work(command):
+    from cli.heads import app
+
+    done = CliRunner().invoke(app, [*command, "--seed", "-1"])
+    assert done.exit_code == 2
+    assert "--seed" in done.output
+
+
+@pytest.mark.parametrize(
+    "words", [("heads", "score", "h", "s"), ("heads", "fit", "s", "--out", "x"), ("embed", "info", "s")]
+)
+@pytest.mark.parametrize("content", [b"RIFF\x00\x00", b"filename,label\n", None])
+def test_a_summary_is_written_over_no_file_of_another_kind(words, content, tmp_path):
+    name, *arguments = words
+    app, path = import_module(f"cli.{name}").app, tmp_path / "mine"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(InputError, match=r"--json .* is"):
+        CliRunner().invoke(app, [*arguments, "--json", str(path)], catch_exceptions=False)
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b' \n {"old": 1}', b"[]"])
+def test_an_older_summary_or_an_empty_file_may_be_written_over(content, tmp_path):
+    (tmp_path / "facts.json").write_bytes(content)
+    with pytest.raises(StoreError, match="not a store"):  # the next thing that is wrong
+        CliRunner().invoke(
+            import_module("cli.embed").app,
+            ["info", str(tmp_path / "store"), "--json", str(tmp_path / "facts.json")],
+            catch_exceptions=False,
+        )
+
+
+def test_a_picture_of_tuning_is_drawn_over_pictures_only(tmp_path):
+    (tmp_path / "mine.png").write_text("not a picture")
+    words = ["tune", "head", "store", "--plot", str(tmp_path / "mine.png")]
+    with pytest.raises(InputError, match="is not a PNG picture: it is left"):
+        CliRunner().invoke(import_module("cli.heads").app, words, catch_exceptions=False)

@@ -239,3 +239,10 @@ def test_candidates_lose_none_of_the_best_however_wrong_rough_similarities_are()
             if of_row is not None:
                 ranked = ranked[np.sort(np.unique(of_row[ranked], return_index=True)[1])]
             assert set(ranked[:20]) <= set(rows[queries == query])
+
+
+def test_more_neighbours_than_there_are_windows_are_all_of_them(store):
+    searcher = NeighbourSearch(store)
+    everything = searcher.search(asked(store), store.n_rows, one_per_recording=False)
+    assert searcher.search(asked(store), 10**30, one_per_recording=False) == everything
+    assert len(everything) == store.n_rows

@@ -428,3 +428,17 @@ def test_empty_and_endless_options_are_told_clearly(fitted, soundscapes, words, 
         heads("predict", fitted, soundscapes, "--out", tmp_path / "out", *words)
     with pytest.raises(InputError, match="empty name"):
         heads("predict", fitted, "", "--out", tmp_path / "out")
+
+
+def test_two_blocks_of_one_backbone_are_each_found_under_their_own_name(synthetic_set, soundscapes, tmp_path):
+    from cli.embed import app
+
+    two = ["--backbone", "a=logmel_stats", "--backbone", "b=logmel_stats"]
+    words = ["extract", str(synthetic_set), *two, "--out", str(tmp_path / "store")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    fit = ("--head", "prototypes", "--with-backbones", "--split", "train")
+    heads("fit", tmp_path / "store", *fit, "--out", tmp_path / "head")
+    heads("tune", tmp_path / "head", tmp_path / "store")
+    heads("update", tmp_path / "head", tmp_path / "store", "--split", "valid")
+    heads("predict", tmp_path / "head", soundscapes / "B", "--out", tmp_path / "out", "--threshold", "0.05")
+    assert rows_of(tmp_path / "out" / "predictions.csv")

@@ -309,7 +309,7 @@ def test_a_dry_run_fits_and_writes_nothing(store_path, tmp_path, fits, capsys):
         ({"head": "knn,"}, "name each once"),
         ({"head": "knn,knn"}, "name each once"),
         ({"head": "knn,prototype"}, "Did you mean prototypes"),
-        ({"settings": ["colour=red"]}, "no setting colour"),
+        ({"settings": ["colour=red"]}, "no setting 'colour'"),
         ({"split": "valid"}, "leave out --split"),
         ({"overwrite": True}, "--overwrite"),
         ({"valid_fold": "9"}, "not a published fold"),

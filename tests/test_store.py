@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fakes import FakeBackbone, fake_catalogue, fake_decode
 
+from embeddings.contract import Fingerprint, require_same_blocks
 from embeddings.errors import ContractError, InputError, StoreError
 from embeddings.extract import extract
 from embeddings.neighbours import NeighbourSearch
@@ -279,3 +280,17 @@ def test_windows_follow_the_last_window_policy(last, duration_s, starts):
 
 def test_a_row_table_without_rows_has_every_column():
     assert len(RowTable.concatenated([])) == 0
+
+
+def test_blocks_are_matched_by_name_first_and_each_once():
+    one, other = Fingerprint({"weights": "1"}), Fingerprint({"weights": "2"})
+
+    def found(expected, available):
+        return require_same_blocks(expected.items(), available, who="head", where="store")
+
+    assert found({"a": one, "b": one}, {"b": one, "a": one}) == ["a", "b"]
+    assert found({"a": one, "b": one}, {"x": one, "a": one}) == ["a", "x"]
+    assert found({"x": one, "a": one}, {"a": one, "b": one}) == ["b", "a"]
+    assert found({"a": one, "b": other}, {"a": other, "b": one}) == ["b", "a"]
+    with pytest.raises(ContractError, match="weights: '1' != '2'"):
+        found({"a": one}, {"a": other})
