@@ -18,7 +18,7 @@ __all__ = ["AUDIO_SUFFIXES", "read_catalogue", "read_unlabelled", "united"]
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64 .m4a .aac .mp4".split())  # noqa: SIM905
 _NEVER_FILLED = frozenset(
-    ["recording", "path", "filename", "primary_label", "secondary_labels", "types", "other_paths"]
+    "recording path size_bytes mtime_ns filename primary_label secondary_labels types other_paths".split()  # noqa: SIM905
 )
 _FIRST_BYTES = 1 << 30
 _SHOWN = 5  # names listed in a sentence before "and N more"
@@ -185,25 +185,25 @@ def _identify(
     twice: list[str] = []
     contradictory: list[str] = []
     for entry in entries:
-        recording = hashes[entry.path]
-        if isinstance(recording, OSError):
-            rejected.append(Rejected(entry.path, f"cannot be read: {recording.strerror or recording}"))
+        hashed = hashes[entry.path]
+        if isinstance(hashed, OSError):
+            rejected.append(Rejected(entry.path, f"cannot be read: {hashed.strerror or hashed}"))
             continue
-        if entry.path.stat().st_size == 0:
+        if hashed.size_bytes == 0:
             rejected.append(Rejected(entry.path, "empty file (0 bytes)"))
             continue
-        new = Recording(recording=recording, path=entry.path.resolve(), **entry.fields)
+        new = Recording(path=entry.path.resolve(), **hashed._asdict(), **entry.fields)
         new = replace(new, xeno_canto_id=_xeno_canto_id(new))
-        first = merged.get(recording)
+        first = merged.get(new.recording)
         if first is None:
-            merged[recording] = new
+            merged[new.recording] = new
             continue
         twice.append(f"{new.filename} = {first.filename}")
         if first.fold != new.fold:
             contradictory.append(
                 f"{new.filename} (fold {new.fold or 'none'}) = {first.filename} (fold {first.fold or 'none'})"
             )
-        merged[recording] = united(first, new)
+        merged[new.recording] = united(first, new)
     problems = [
         *problems,
         *_sentence(twice, "same content under two names, taken as one recording with the labels of both"),

@@ -199,7 +199,7 @@ class _Records:
                 self._on_progress(0, n_windows)
             case Judged(recording, refused=reason) if reason:
                 where = self._catalogue.recordings[self._catalogue.position(recording)]
-                self._store.quarantine.add(where.path, reason)
+                self._store.quarantine.add(where.path, reason, where.stamp)  # what changed since is tried again
                 self._summary.quarantined[where.filename] = reason
                 self._count(recording)
             case Judged(recording):

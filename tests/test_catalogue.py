@@ -275,7 +275,7 @@ def test_hashing_ends_soon_when_it_is_abandoned_and_keeps_what_it_has_read(
     n_read = len(read)
     assert 0 < n_read < 50
     again = HashCache(tmp_path / "hashes.arrow").hash_all(paths)
-    assert all(isinstance(result, str) for result in again.values())
+    assert all(not isinstance(result, OSError) for result in again.values())
     assert len(read) == 50
 
 
