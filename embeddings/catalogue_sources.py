@@ -178,14 +178,18 @@ def _identify(
     entries: Sequence[_Entry], problems: list[str], cache: HashCache, on_hashed: Callable[[int], None] | None
 ) -> Catalogue:
     """Hash every file and unite entries of one content."""
-    paths = list(dict.fromkeys(entry.path for entry in entries))
+    paths = [path for path in dict.fromkeys(entry.path for entry in entries) if _is_text(os.path.realpath(path))]
     hashes = cache.hash_all(paths, on_done=on_hashed)
     merged: dict[str, Recording] = {}
     rejected: list[Rejected] = []
     twice: list[str] = []
     contradictory: list[str] = []
     for entry in entries:
-        hashed = hashes[entry.path]
+        hashed = hashes.get(entry.path)
+        if hashed is None:
+            words = "its name is not UTF-8, which no table can hold; rename it"
+            rejected.append(Rejected(Path(_printable(str(entry.path))), words))
+            continue
         if isinstance(hashed, OSError):
             rejected.append(Rejected(entry.path, f"cannot be read: {hashed.strerror or hashed}"))
             continue
@@ -290,4 +294,13 @@ def _sentence(names: list[str], what: str) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}."]
+    return [f"{len(names)} {what}: {', '.join(map(_printable, names[:_SHOWN]))}{more}."]
+
+
+def _is_text(name: str) -> bool:
+    """False for a file name of bytes that are no UTF-8."""
+    return _printable(name) == name
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
