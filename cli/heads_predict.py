@@ -161,6 +161,8 @@ def _write(
     if sample is not None:  # what it asks for may have no answer: to be known before anything is written
         sampled = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
     found = np.zeros(len(head.labels_), np.int64)
+    # First of all: after an interruption the files that are there are known to be a prediction's, and written over.
+    write_json(out / _CARD, {"head": about.head, "blocks": about.blocks, "version": about.version, "finished": False})
     with open_writers(formats, out, about) as writers, progress("predicting", len(rows), "windows") as advance:
         batches = run_head(head, reader, rows, detecting)
         for stretch in stretches(batches, store.rows, store.place_of_row, catalogue):
@@ -185,6 +187,7 @@ def _write(
         "by_species": {head.labels_[i]: int(found[i]) for i in np.argsort(-found, kind="stable") if found[i]},
         "store": str(store.path.resolve()),
         "files": paths,
+        "finished": True,
     }
     write_json(out / _CARD, card)
     _print_summary(card, head)

@@ -154,6 +154,30 @@ def test_audacity_tracks_lie_like_the_recordings_and_those_without_detections_ar
     assert (tmp_path / "out" / "audacity" / "B" / "short.wav.txt").read_text().startswith("0.000000\t0.000000\t# Cist")
 
 
+def test_the_same_command_goes_on_after_one_that_ended_among_the_label_tracks(
+    fitted, soundscapes, tmp_path, monkeypatch
+):
+    from embeddings import files
+
+    write, out = files.write_text, tmp_path / "out"
+    command = ["predict", fitted, soundscapes, "--out", out, "--format", "csv,audacity"]
+
+    def torn(path: Path, text: str) -> None:
+        if "short" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("embeddings.files.write_text", torn)
+        with pytest.raises(OSError, match="No space left"):
+            heads(*command)
+    assert len(list((out / "audacity").rglob("*.txt"))) == 2
+    assert json.loads((out / "predictions.json").read_text())["finished"] is False
+    heads(*command)
+    assert len(list((out / "audacity").rglob("*.txt"))) == 3
+    assert json.loads((out / "predictions.json").read_text())["finished"] is True
+
+
 def test_what_was_heard_is_not_heard_again_and_a_store_is_enough(predicted, fitted, soundscapes, tmp_path):
     command = ["predict", fitted, soundscapes, "--out", tmp_path / "out", "--threshold", "0.05"]
     assert "3 recordings embedded" in heads(*command, "--store", tmp_path / "s").output
