@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 
 from embeddings.errors import InputError
+from embeddings.file_names import file_name
 from embeddings.recordings import Recording
 from stage2_heads.stretches import Stretch
 
@@ -268,9 +269,10 @@ class _Audacity(Writer):
         name = Path(
             *[part for part in Path(recording.filename or recording.path.name).parts if part not in ("..", "/")]
         )
-        path = self.path / name.with_name(name.name + ".txt")
+        content = recording.recording
+        path = self.path / name.with_name(file_name(name.name, ".txt", content=content))
         if self._written.setdefault(path, recording.path) != recording.path:
-            path = path.with_name(f"{name.name}.{recording.recording[:8]}.txt")
+            path = path.with_name(file_name(name.name, f".{content[:8]}.txt", content=content))
         return path
 
 
