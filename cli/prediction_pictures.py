@@ -244,9 +244,11 @@ def _made_of(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.info.get(_KEY)
-    except OSError:  # also what is no picture at all
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # far larger than we draw
+            with Image.open(path) as picture:
+                return picture.info.get(_KEY)
+    except Exception:  # no picture at all, or one that is made to be unreadable: in any case none of ours
         return None
 
 
