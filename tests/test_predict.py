@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from embeddings.errors import CisticolaError, InputError
 from embeddings.store import Store
 from stage2_heads.heads import load_head
+from stage2_heads.predict import detecting_of
 
 FORMATS = {"predictions.csv", "predictions.parquet", "predictions.jsonl", "predictions.selections.txt", "audacity"}
 
@@ -210,6 +211,14 @@ def test_top_k_species_and_dry_run(fitted, soundscapes, predicted, tmp_path):
     done = heads("predict", fitted, soundscapes, "--out", tmp_path / "dry", "--dry-run")
     assert "Would embed 3 of 3 recordings" in done.output
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_name_that_several_classes_have_looks_for_all_of_them(fitted):
+    head = load_head(fitted)
+    a, b, c, d = head.labels_
+    head.names_ = {a: ("Avis una", "Warbler"), b: ("Avis altera", "warbler"), c: ("Avis tertia", ""), d: ("", "D")}
+    assert detecting_of(head, species=["Warbler"]).classes.tolist() == [True, True, False, False]
+    assert detecting_of(head, species=["avis altera", c]).classes.tolist() == [False, True, True, False]
 
 
 def test_tuned_thresholds_are_those_that_decide(fitted, synthetic_set, predicted, tmp_path):
