@@ -13,9 +13,12 @@ import soundfile as sf
 from typer.testing import CliRunner
 
 from embeddings.errors import CisticolaError, InputError
+from embeddings.recordings import Recording
 from embeddings.store import Store
 from stage2_heads.heads import load_head
 from stage2_heads.predict import detecting_of
+from stage2_heads.prediction_files import Provenance, open_writers
+from stage2_heads.stretches import Stretch
 
 FORMATS = {"predictions.csv", "predictions.parquet", "predictions.jsonl", "predictions.selections.txt", "audacity"}
 
@@ -416,6 +419,23 @@ def test_names_with_line_ends_and_markup_are_names_like_others(fitted, soundscap
     assert {Path(row["file"]).name for row in rows_of(out / "predictions.csv")} == {"a\nb.wav", "[bold]c\t.wav"}
     lines = (out / "predictions.selections.txt").read_text().splitlines()
     assert {line.count("\t") for line in lines} == {lines[0].count("\t")}
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r\n", "\t", "\u2028"])
+def test_labels_and_names_with_line_ends_or_tabs_are_one_cell_and_one_line(sign, tmp_path):
+    label, names = f"two{sign}lines", (f"Avis{sign}una", f"A{sign}bird")
+    about = Provenance(f"he{sign}ad", "blocks", "1", [label], {label: names}, np.array([0.5]), 8000.0)
+    ones = np.ones((1, 1))
+    recording = Recording("0" * 32, tmp_path / "a.wav", "a.wav")
+    stretch = Stretch(recording, np.array([0.0]), np.array([5.0]), ones, ones, ones > 0, is_last=True)
+    with open_writers(["raven", "audacity"], tmp_path, about) as writers:
+        for writer in writers:
+            writer.write(stretch)
+    header, row = (tmp_path / "predictions.selections.txt").read_text(encoding="utf-8").splitlines()
+    assert header.count("\t") == row.count("\t")
+    assert row.split("\t")[10:13] == ["two lines", "A bird", "Avis una"]
+    _, track = (tmp_path / "audacity" / "a.wav.txt").read_text(encoding="utf-8").splitlines()
+    assert track.split("\t")[2] == "A bird 1.000"
 
 
 def test_a_content_under_two_names_answers_to_both(fitted, soundscapes, tmp_path):
