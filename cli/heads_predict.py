@@ -159,7 +159,8 @@ def _write(
     about = _provenance(head, head_path, store, names, detecting)
     sampled = None
     if sample is not None:  # what it asks for may have no answer: to be known before anything is written
-        sampled = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
+        of_store = (store.rows, store.place_of_row, catalogue, store.plan)
+        sampled = score_sample(sample, head, reader, rows, *of_store, fill=fill)
     found = np.zeros(len(head.labels_), np.int64)
     # First of all: after an interruption the files that are there are known to be a prediction's, and written over.
     write_json(out / _CARD, {"head": about.head, "blocks": about.blocks, "version": about.version, "finished": False})

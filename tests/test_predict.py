@@ -295,7 +295,9 @@ def test_a_sample_that_cannot_be_answered_is_refused_and_says_why(fitted, sounds
     write(sample, [["id", *header[1:]], *rows])
     refused("no column row_id")
     write(sample, [header, rows[0], rows[0]])
-    refused("occur twice")
+    refused(f"1 row_ids occur twice .{rows[0][0]}")
+    write(sample, [[*header, header[1]], [*rows[0], "0"]])
+    refused(f"1 columns occur twice .{header[1]}")
     write(sample, [header, rows[0]])
     refused("must lie in 0", "--fill", "1")
     write(sample, [[*header, "martian"], ["nowhere_5", *rows[0][1:], "0"], ["short_5", *rows[0][1:], "0"]])
@@ -304,6 +306,44 @@ def test_a_sample_that_cannot_be_answered_is_refused_and_says_why(fitted, sounds
     assert {made[0][name] for name in header[1:]} == {"0.0"}
     assert made[1]["martian"] == "0.0"
     assert any(float(made[1][name]) > 0 for name in header[1:])
+
+
+def test_a_submission_keeps_the_samples_columns_wherever_row_id_stands(fitted, soundscapes, sample, tmp_path):
+    rows = list(csv.reader(sample.open()))
+    for name, place in (("first", 0), ("third", 2), ("last", 4)):
+        moved = [[*row[1 : place + 1], row[0], *row[place + 1 :]] for row in rows]
+        write(sample, moved)
+        out = ["--out", tmp_path / name, "--store", tmp_path / "store"]
+        heads("predict", fitted, soundscapes / "A", *out, "--sample-submission", sample)
+        assert next(csv.reader((tmp_path / name / "submission.csv").open())) == moved[0]
+    first, third, last = (rows_of(tmp_path / name / "submission.csv") for name in ("first", "third", "last"))
+    assert first == third == last
+
+
+def test_rows_that_could_not_be_embedded_are_told_truly_and_filled(fitted, soundscapes, sample, tmp_path):
+    samples, rate = sf.read(soundscapes / "A" / "20240501_043000.wav", dtype="float32")
+    samples = samples[: 20 * rate]
+    samples[6 * rate] = samples[18 * rate] = np.nan  # of the second and of the last window
+    (tmp_path / "audio").mkdir()
+    sf.write(tmp_path / "audio" / "a.wav", samples, rate, subtype="FLOAT")
+    header = next(csv.reader(sample.open()))
+    command = ["predict", fitted, tmp_path / "audio", "--out", tmp_path / "out", "--sample-submission", sample]
+
+    def refused(end_s: int, match: str, *more: object) -> None:
+        write(sample, [header, *([f"a_{end}", *"0000"] for end in (5, end_s))])
+        with pytest.raises(InputError, match=match):
+            heads(*command, *more)
+
+    refused(10, "row a_10 has no window: its recording could not be embedded there.*--fill 0")
+    refused(20, "row a_20 has no window: its recording could not be embedded there")
+    write(sample, [header, *([f"a_{end}", *"0000"] for end in (5, 10, 15, 20))])
+    heads(*command, "--fill", "0.125")
+    scores = [{row[name] for name in header[1:]} for row in rows_of(tmp_path / "out" / "submission.csv")]
+    assert [row == {"0.125"} for row in scores] == [False, True, False, True]
+    wide = [*command[:3], "--out", tmp_path / "wide", *command[5:], "--hop-s", 12]
+    write(sample, [header, ["a_12", *"0000"]])
+    with pytest.raises(InputError, match=r"a_12 falls between two windows.*every 12 s; use --hop-s 5 or less"):
+        heads(*wide, "--fill", "0.125")
 
 
 def test_one_bad_file_is_named_and_the_rest_is_written(fitted, soundscapes, tmp_path):
