@@ -93,6 +93,7 @@ def predict(
     _require_own(out, [*(FILES[name] for name in wanted), *more])
     stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
     quarantined: dict[str, str] = {}
+    absent: list[str] = []
     recordings: frozenset[str] | None = None
     if stored is not None:
         if hop_s is not None or backbone or store is not None:
@@ -121,11 +122,12 @@ def predict(
             return
         if done.summary.interrupted:
             raise typer.Exit(130)
-        opened, recordings, quarantined = done.store, done.recordings, done.summary.quarantined
+        opened, recordings = done.store, done.recordings
+        quarantined, absent = done.summary.quarantined, done.summary.absent
     summary = _write(head, head_path, opened, recordings, out, wanted, detecting, sample, fill, pictures)
-    summary["quarantined"] = quarantined
+    summary |= {"quarantined": quarantined, "absent": absent}
     write_summary(json_path, summary)
-    if quarantined or summary.get("pictures", {}).get("missing"):
+    if quarantined or absent or summary.get("pictures", {}).get("missing"):
         raise typer.Exit(1)
 
 

@@ -32,6 +32,10 @@ class _Entry:
     fields: dict[str, Any]
 
 
+_Found = tuple[list[_Entry], list[str], list[str]]
+"""What a source names: entries, sentences on what is wrong, and names without a file."""
+
+
 def read_catalogue(
     source: Path | Sequence[Path],
     *,
@@ -50,8 +54,8 @@ def read_catalogue(
     do not parse, contents that occur twice.
     Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(source, audio, label_folders)
-    catalogue = _identify(entries, problems, cache or HashCache(None), on_hashed)
+    entries, problems, absent = _entries_of(source, audio, label_folders)
+    catalogue = replace(_identify(entries, problems, cache or HashCache(None), on_hashed), absent=tuple(absent))
     if not catalogue.recordings and not catalogue.rejected:
         raise InputError(f"no recordings in {source}. " + " ".join(catalogue.problems))
     return catalogue
@@ -65,35 +69,33 @@ def read_unlabelled(
     Parts are identified when they are asked for: of about `first_bytes` of audio, then each twice the one before.
     Returns the number of files, and the parts. Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(source, None, False)
+    entries, problems, absent = _entries_of(source, None, False)
     if not entries:
         raise InputError(f"no recordings in {source}. " + " ".join(problems))
     cache = cache or HashCache(None)
 
     def parts() -> Iterator[Catalogue]:
-        start, wanted, told = 0, first_bytes, problems
+        start, wanted, told, lacking = 0, first_bytes, problems, tuple(absent)
         while start < len(entries):
             end, n_bytes = start, 0
             while end < len(entries) and n_bytes < wanted:
                 n_bytes += _size_of(entries[end].path)
                 end += 1
-            yield _identify(entries[start:end], told, cache, None)
-            start, wanted, told = end, 2 * wanted, []
+            yield replace(_identify(entries[start:end], told, cache, None), absent=lacking)
+            start, wanted, told, lacking = end, 2 * wanted, [], ()
 
     return len(entries), parts()
 
 
-def _entries_of(
-    source: Path | Sequence[Path], audio: Path | None, label_folders: bool
-) -> tuple[list[_Entry], list[str]]:
+def _entries_of(source: Path | Sequence[Path], audio: Path | None, label_folders: bool) -> _Found:
     if not isinstance(source, str | Path):
         entries, problems = list[_Entry](), list[str]()
         for one in source:
             if one.suffix.lower() in (".csv", ".txt"):
                 raise InputError(f"{one} is a table or a list; name it alone, without other recordings.")
-            more, told = _entries_of(one, None, label_folders)
+            more, told, _ = _entries_of(one, None, label_folders)
             entries, problems = entries + more, problems + told
-        return list({entry.path.resolve(): entry for entry in reversed(entries)}.values())[::-1], problems
+        return list({entry.path.resolve(): entry for entry in reversed(entries)}.values())[::-1], problems, []
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a metadata table, a list, a folder of audio or an audio file.")
@@ -103,7 +105,7 @@ def _entries_of(
         return _read_birdclef(source, audio)
     if source.suffix.lower() == ".txt":
         return _read_list(source)
-    return [_Entry(source, {"filename": source.name})], []
+    return [_Entry(source, {"filename": source.name})], [], []
 
 
 def _size_of(path: Path) -> int:
@@ -113,7 +115,7 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[str]]:
+def _read_birdclef(table: Path, audio: Path | None) -> _Found:
     rows = read_table(table)
     root = audio if audio is not None else table.parent / "train_audio"
     if not root.is_dir():
@@ -142,16 +144,16 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
         *_sentence(unparsed, "left out because a field does not parse"),
         *_sentence(extra, "on disk but not in the table, left out"),
     ]
-    return entries, problems
+    return entries, problems, absent
 
 
-def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[str]]:
+def _read_folder(folder: Path, label_folders: bool) -> _Found:
     files, problems = _audio_below(folder)
     if not files:
         looked_for = ", ".join(sorted(AUDIO_SUFFIXES))
         raise InputError(" ".join([f"no audio files below {folder} (looked for {looked_for}).", *problems]))
     if not label_folders:
-        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], problems
+        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], problems, []
     entries, loose = [], []
     for path in files:
         relative = path.relative_to(folder)
@@ -159,10 +161,11 @@ def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[
             loose.append(relative.name)
             continue
         entries.append(_Entry(path, {"filename": str(relative), "primary_label": relative.parts[0]}))
-    return entries, problems + _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
+    outside = _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
+    return entries, problems + outside, []
 
 
-def _read_list(listing: Path) -> tuple[list[_Entry], list[str]]:
+def _read_list(listing: Path) -> _Found:
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -171,7 +174,7 @@ def _read_list(listing: Path) -> tuple[list[_Entry], list[str]]:
     entries = [_Entry(listing.parent / name, {"filename": name}) for name in names]
     absent = [str(entry.fields["filename"]) for entry in entries if not entry.path.is_file()]
     present = [entry for entry in entries if entry.path.is_file()]
-    return present, _sentence(absent, "in the list but not on disk, left out")
+    return present, _sentence(absent, "in the list but not on disk, left out"), absent
 
 
 def _identify(

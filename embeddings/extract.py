@@ -44,6 +44,7 @@ class ExtractionSummary:
     quarantined: dict[str, str] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     @property
     def windows_per_s(self) -> float:
@@ -61,6 +62,7 @@ class ExtractionSummary:
         for name in ("engines", "flagged", "quarantined", "incomplete"):
             getattr(self, name).update(getattr(later, name))
         self.problems += later.problems
+        self.absent += later.absent
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def extract(
     began = time.monotonic()
     summary = ExtractionSummary(str(store.path), n_recordings=len(catalogue) + len(catalogue.rejected))
     summary.problems.extend(catalogue.problems)
+    summary.absent.extend(catalogue.absent)
     store.add_recordings(catalogue.recordings)
     _declare_blocks(store, backbones, link_backbones)
     if retry_quarantined:

@@ -98,11 +98,13 @@ class Catalogue:
 
     problems  sentences for the user: what the table or the folder got wrong, by name
     rejected  files that extraction puts into quarantine without decoding
+    absent    names in the table or list that have no file; `problems` has a sentence on them
     """
 
     recordings: tuple[Recording, ...]
     problems: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    absent: tuple[str, ...] = ()
     _by_hash: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -146,7 +148,7 @@ class Catalogue:
     def with_splits(self, assignments: Mapping[str, str]) -> Catalogue:
         """The same recordings with `split` taken from content hash -> split, "" where not named."""
         changed = (replace(r, split=assignments.get(r.recording, "")) for r in self.recordings)
-        return Catalogue(tuple(changed), self.problems, self.rejected)
+        return Catalogue(tuple(changed), self.problems, self.rejected, self.absent)
 
     def joined(self, newer: Iterable[Recording]) -> Catalogue:
         """This catalogue with `newer` recordings replacing those of the same content and following the rest.
@@ -160,7 +162,7 @@ class Catalogue:
                 paths = dict.fromkeys((*recording.other_paths, known.path, *known.other_paths))
                 recording = replace(recording, other_paths=tuple(p for p in paths if p != recording.path))
             merged[recording.recording] = recording
-        return Catalogue(tuple(merged.values()), self.problems, self.rejected)
+        return Catalogue(tuple(merged.values()), self.problems, self.rejected, self.absent)
 
 
 def with_recorder_notes(

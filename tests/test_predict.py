@@ -360,6 +360,21 @@ def test_one_bad_file_is_named_and_the_rest_is_written(fitted, soundscapes, tmp_
     assert not any("nothing" in row["file"] for row in rows_of(tmp_path / "out" / "predictions.csv"))
 
 
+@pytest.mark.parametrize("kind", ["table", "list"])
+def test_a_recording_that_is_asked_for_and_not_there_is_named_and_the_exit_code_says_so(
+    fitted, soundscapes, tmp_path, kind
+):
+    (tmp_path / "train_audio").mkdir()
+    shutil.copy(soundscapes / "B" / "short.wav", tmp_path / "train_audio" / "short.wav")
+    (tmp_path / "list.txt").write_text("train_audio/short.wav\nabsent.wav\n")
+    (tmp_path / "table.csv").write_text("filename,primary_label\nshort.wav,a\nabsent.wav,b\n")
+    source = tmp_path / {"table": "table.csv", "list": "list.txt"}[kind]
+    done = heads("predict", fitted, source, "--out", tmp_path / "out", "--json", tmp_path / "s.json", code=1)
+    assert "absent.wav" in done.output
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["absent"], summary["n_recordings"]) == (["absent.wav"], 1)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
