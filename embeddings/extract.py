@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embeddings.contract import Backbone, BlockSource
+from embeddings.drop import drop
 from embeddings.errors import AudioError, ContractError, InputError, StoreError
 from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, Took, complete_shards, embed_recordings
 from embeddings.pipeline import embed_all
@@ -110,6 +111,8 @@ def extract(
     summary = ExtractionSummary(str(store.path), n_recordings=len(catalogue) + len(catalogue.rejected))
     summary.problems.extend(catalogue.problems)
     summary.absent.extend(catalogue.absent)
+    if replaced := _replaced(store, catalogue):
+        drop(store, replaced)
     store.add_recordings(catalogue.recordings)
     _declare_blocks(store, backbones, link_backbones)
     if retry_quarantined:
@@ -269,6 +272,12 @@ class _WorkerRuns:
             engines=summary.engines,
             on_engines=chosen,
         )
+
+
+def _replaced(store: Store, catalogue: Catalogue) -> list[Recording]:
+    """Recordings without a row whose file holds another one today: a half copied one would stay beside the whole."""
+    today, embedded = {r.path: r.recording for r in catalogue}, store.embedded
+    return [r for r in store.catalogue if r.recording not in embedded and today.get(r.path, r.recording) != r.recording]
 
 
 def _shards_to_complete(store: Store) -> list[ShardTask]:

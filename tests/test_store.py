@@ -317,6 +317,7 @@ def test_a_recording_that_changes_while_it_is_read_leaves_no_row_and_is_embedded
     again = extract(catalogue, [backbone], Store(store.path), fake_decode)
     assert (again.n_embedded, again.quarantined) == (1, {})
     assert Store(store.path).quarantine.files() == []
+    assert {r.recording for r in Store(store.path).catalogue} == {r.recording for r in catalogue}
     whole = make_store(tmp_path / "whole", [backbone])
     extract(catalogue, [backbone], whole, fake_decode)
     assert sorted(contents(Store(store.path))) == sorted(contents(whole))
