@@ -93,6 +93,7 @@ def predict(
     _require_own(out, [*(FILES[name] for name in wanted), *more])
     stored = Path(audio[0]) if len(audio) == 1 and (Path(audio[0]) / "store.json").is_file() else None
     quarantined: dict[str, str] = {}
+    absent: list[str] = []
     recordings: frozenset[str] | None = None
     if stored is not None:
         if hop_s is not None or backbone or store is not None:
@@ -121,11 +122,12 @@ def predict(
             return
         if done.summary.interrupted:
             raise typer.Exit(130)
-        opened, recordings, quarantined = done.store, done.recordings, done.summary.quarantined
+        opened, recordings = done.store, done.recordings
+        quarantined, absent = done.summary.quarantined, done.summary.absent
     summary = _write(head, head_path, opened, recordings, out, wanted, detecting, sample, fill, pictures)
-    summary["quarantined"] = quarantined
+    summary |= {"quarantined": quarantined, "absent": absent}
     write_summary(json_path, summary)
-    if quarantined or summary.get("pictures", {}).get("missing"):
+    if quarantined or absent or summary.get("pictures", {}).get("missing"):
         raise typer.Exit(1)
 
 
@@ -159,8 +161,11 @@ def _write(
     about = _provenance(head, head_path, store, names, detecting)
     sampled = None
     if sample is not None:  # what it asks for may have no answer: to be known before anything is written
-        sampled = score_sample(sample, head, reader, rows, store.rows, store.place_of_row, catalogue, fill=fill)
+        of_store = (store.rows, store.place_of_row, catalogue, store.plan)
+        sampled = score_sample(sample, head, reader, rows, *of_store, fill=fill)
     found = np.zeros(len(head.labels_), np.int64)
+    # First of all: after an interruption the files that are there are known to be a prediction's, and written over.
+    write_json(out / _CARD, {"head": about.head, "blocks": about.blocks, "version": about.version, "finished": False})
     with open_writers(formats, out, about) as writers, progress("predicting", len(rows), "windows") as advance:
         batches = run_head(head, reader, rows, detecting)
         for stretch in stretches(batches, store.rows, store.place_of_row, catalogue):
@@ -185,6 +190,7 @@ def _write(
         "by_species": {head.labels_[i]: int(found[i]) for i in np.argsort(-found, kind="stable") if found[i]},
         "store": str(store.path.resolve()),
         "files": paths,
+        "finished": True,
     }
     write_json(out / _CARD, card)
     _print_summary(card, head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 from cli.pictures import INK, PAPER, QUIET, SAME
 from cli.strips import CELLS, Strips
 from cli.time_axis import TimeAxis, elapsed
+from embeddings.file_names import file_name, plain_word
 
 if TYPE_CHECKING:
     from cli.overview import Overview
@@ -28,7 +28,7 @@ __all__ = ["draw_pictures"]
 
 _KEY = "Cisticola picture"  # what a picture was made of stands inside it, so that it is not drawn twice
 _DESIGN = "1"
-_NAME_CHARACTERS, _SHOWN_CHARACTERS = 50, 28  # of a file, however many bytes they are; of a species
+_SHOWN_CHARACTERS = 28  # of a species
 _WIDTH_IN, _RIGHT_IN, _SPECTROGRAM_IN, _STRIP_IN, _GAP_IN = 10.4, 0.55, 2.3, 0.38, 0.08
 _ABOVE_IN, _BELOW_IN, _DPI = 0.62, 0.7, 120
 _BELOW_THRESHOLD, _GRID = "#b9c2ca", "#eceae4"
@@ -226,11 +226,8 @@ def _write(path: Path, *, content: bytes) -> None:
 
 def _file_names(recordings: Sequence[Recording]) -> list[str]:
     """Of each recording's picture: what every file system takes, and its hash: another card may bring that name."""
-    stems = (
-        re.sub(r"[^\w.+-]+", "-", Path(r.filename or r.path.name).stem).strip("-._")[:_NAME_CHARACTERS]
-        for r in recordings
-    )
-    return [f"{stem or 'recording'}-{r.recording[:8]}.png" for stem, r in zip(stems, recordings, strict=True)]
+    stems = (plain_word(Path(r.filename or r.path.name).stem) or "recording" for r in recordings)
+    return [file_name(stem, f"-{r.recording[:8]}.png") for stem, r in zip(stems, recordings, strict=True)]
 
 
 def _key(recording: Recording, about: Provenance, detecting: Detecting, start_s: np.ndarray) -> str:
@@ -247,9 +244,11 @@ def _made_of(path: Path) -> str | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return picture.info.get(_KEY)
-    except OSError:  # also what is no picture at all
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # far larger than we draw
+            with Image.open(path) as picture:
+                return picture.info.get(_KEY)
+    except Exception:  # no picture at all, or one that is made to be unreadable: in any case none of ours
         return None
 
 

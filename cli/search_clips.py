@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 
 from cli.search_hits import Answer, Heard, Hit
 from embeddings.errors import AudioError, InputError
+from embeddings.file_names import file_name, plain_word
 from embeddings.files import content_hash, read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Clip", "ClipFolder", "Clips"]
 
 _LIST, _FORMAT = "clips.json", "cisticola-clips-1"
-_NAME_CHARACTERS = 60  # of a label or a recording: whole names stay well below what file systems allow
+_LABEL_BYTES = 60  # so that there is room for the recording's name
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,14 +137,12 @@ def _named(answers: Sequence[Answer]) -> Iterator[tuple[str, Hit]]:
     for number, answer in enumerate(answers, start=1):
         prefix = f"q{number}_" if len(answers) > 1 else ""
         for hit in answer.hits:
-            label = _word(hit.recording.primary_label) or "unlabelled"
-            recording = _word(Path(hit.recording.filename).stem) or hit.recording.recording
-            yield f"{prefix}{hit.rank:03d}_{hit.similarity:.3f}_{label}_{recording}_{hit.start_s:.1f}s.wav", hit
-
-
-def _word(text: str) -> str:
-    """Letters of any script, digits and a few signs: what every file system takes."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-._")[:_NAME_CHARACTERS]
+            content = hit.recording.recording
+            label = plain_word(hit.recording.primary_label) or "unlabelled"
+            label = file_name(label, n_bytes=_LABEL_BYTES)
+            recording = plain_word(Path(hit.recording.filename).stem) or content
+            name = f"{prefix}{hit.rank:03d}_{hit.similarity:.3f}_{label}_{recording}"
+            yield file_name(name, f"_{hit.start_s:.1f}s.wav", content=content), hit
 
 
 def _read(path: Path, start_s: float, end_s: float) -> Clip:

@@ -18,7 +18,7 @@ __all__ = ["AUDIO_SUFFIXES", "read_catalogue", "read_unlabelled", "united"]
 
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .rf64 .m4a .aac .mp4".split())  # noqa: SIM905
 _NEVER_FILLED = frozenset(
-    ["recording", "path", "filename", "primary_label", "secondary_labels", "types", "other_paths"]
+    "recording path size_bytes mtime_ns filename primary_label secondary_labels types other_paths".split()  # noqa: SIM905
 )
 _FIRST_BYTES = 1 << 30
 _SHOWN = 5  # names listed in a sentence before "and N more"
@@ -30,6 +30,10 @@ class _Entry:
 
     path: Path
     fields: dict[str, Any]
+
+
+_Found = tuple[list[_Entry], list[str], list[str]]
+"""What a source names: entries, sentences on what is wrong, and names without a file."""
 
 
 def read_catalogue(
@@ -50,8 +54,8 @@ def read_catalogue(
     do not parse, contents that occur twice.
     Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(source, audio, label_folders)
-    catalogue = _identify(entries, problems, cache or HashCache(None), on_hashed)
+    entries, problems, absent = _entries_of(source, audio, label_folders)
+    catalogue = replace(_identify(entries, problems, cache or HashCache(None), on_hashed), absent=tuple(absent))
     if not catalogue.recordings and not catalogue.rejected:
         raise InputError(f"no recordings in {source}. " + " ".join(catalogue.problems))
     return catalogue
@@ -65,35 +69,33 @@ def read_unlabelled(
     Parts are identified when they are asked for: of about `first_bytes` of audio, then each twice the one before.
     Returns the number of files, and the parts. Raises InputError when nothing usable is there.
     """
-    entries, problems = _entries_of(source, None, False)
+    entries, problems, absent = _entries_of(source, None, False)
     if not entries:
         raise InputError(f"no recordings in {source}. " + " ".join(problems))
     cache = cache or HashCache(None)
 
     def parts() -> Iterator[Catalogue]:
-        start, wanted, told = 0, first_bytes, problems
+        start, wanted, told, lacking = 0, first_bytes, problems, tuple(absent)
         while start < len(entries):
             end, n_bytes = start, 0
             while end < len(entries) and n_bytes < wanted:
                 n_bytes += _size_of(entries[end].path)
                 end += 1
-            yield _identify(entries[start:end], told, cache, None)
-            start, wanted, told = end, 2 * wanted, []
+            yield replace(_identify(entries[start:end], told, cache, None), absent=lacking)
+            start, wanted, told, lacking = end, 2 * wanted, [], ()
 
     return len(entries), parts()
 
 
-def _entries_of(
-    source: Path | Sequence[Path], audio: Path | None, label_folders: bool
-) -> tuple[list[_Entry], list[str]]:
+def _entries_of(source: Path | Sequence[Path], audio: Path | None, label_folders: bool) -> _Found:
     if not isinstance(source, str | Path):
         entries, problems = list[_Entry](), list[str]()
         for one in source:
             if one.suffix.lower() in (".csv", ".txt"):
                 raise InputError(f"{one} is a table or a list; name it alone, without other recordings.")
-            more, told = _entries_of(one, None, label_folders)
+            more, told, _ = _entries_of(one, None, label_folders)
             entries, problems = entries + more, problems + told
-        return list({entry.path.resolve(): entry for entry in reversed(entries)}.values())[::-1], problems
+        return list({entry.path.resolve(): entry for entry in reversed(entries)}.values())[::-1], problems, []
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source} does not exist. Give a metadata table, a list, a folder of audio or an audio file.")
@@ -103,7 +105,7 @@ def _entries_of(
         return _read_birdclef(source, audio)
     if source.suffix.lower() == ".txt":
         return _read_list(source)
-    return [_Entry(source, {"filename": source.name})], []
+    return [_Entry(source, {"filename": source.name})], [], []
 
 
 def _size_of(path: Path) -> int:
@@ -113,7 +115,7 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[str]]:
+def _read_birdclef(table: Path, audio: Path | None) -> _Found:
     rows = read_table(table)
     root = audio if audio is not None else table.parent / "train_audio"
     if not root.is_dir():
@@ -142,16 +144,16 @@ def _read_birdclef(table: Path, audio: Path | None) -> tuple[list[_Entry], list[
         *_sentence(unparsed, "left out because a field does not parse"),
         *_sentence(extra, "on disk but not in the table, left out"),
     ]
-    return entries, problems
+    return entries, problems, absent
 
 
-def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[str]]:
+def _read_folder(folder: Path, label_folders: bool) -> _Found:
     files, problems = _audio_below(folder)
     if not files:
         looked_for = ", ".join(sorted(AUDIO_SUFFIXES))
         raise InputError(" ".join([f"no audio files below {folder} (looked for {looked_for}).", *problems]))
     if not label_folders:
-        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], problems
+        return [_Entry(path, {"filename": str(path.relative_to(folder))}) for path in files], problems, []
     entries, loose = [], []
     for path in files:
         relative = path.relative_to(folder)
@@ -159,10 +161,11 @@ def _read_folder(folder: Path, label_folders: bool) -> tuple[list[_Entry], list[
             loose.append(relative.name)
             continue
         entries.append(_Entry(path, {"filename": str(relative), "primary_label": relative.parts[0]}))
-    return entries, problems + _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
+    outside = _sentence(loose, f"directly in {folder}, outside any label's folder, left out")
+    return entries, problems + outside, []
 
 
-def _read_list(listing: Path) -> tuple[list[_Entry], list[str]]:
+def _read_list(listing: Path) -> _Found:
     try:
         lines = listing.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -171,39 +174,43 @@ def _read_list(listing: Path) -> tuple[list[_Entry], list[str]]:
     entries = [_Entry(listing.parent / name, {"filename": name}) for name in names]
     absent = [str(entry.fields["filename"]) for entry in entries if not entry.path.is_file()]
     present = [entry for entry in entries if entry.path.is_file()]
-    return present, _sentence(absent, "in the list but not on disk, left out")
+    return present, _sentence(absent, "in the list but not on disk, left out"), absent
 
 
 def _identify(
     entries: Sequence[_Entry], problems: list[str], cache: HashCache, on_hashed: Callable[[int], None] | None
 ) -> Catalogue:
     """Hash every file and unite entries of one content."""
-    paths = list(dict.fromkeys(entry.path for entry in entries))
+    paths = [path for path in dict.fromkeys(entry.path for entry in entries) if _is_text(os.path.realpath(path))]
     hashes = cache.hash_all(paths, on_done=on_hashed)
     merged: dict[str, Recording] = {}
     rejected: list[Rejected] = []
     twice: list[str] = []
     contradictory: list[str] = []
     for entry in entries:
-        recording = hashes[entry.path]
-        if isinstance(recording, OSError):
-            rejected.append(Rejected(entry.path, f"cannot be read: {recording.strerror or recording}"))
+        hashed = hashes.get(entry.path)
+        if hashed is None:
+            words = "its name is not UTF-8, which no table can hold; rename it"
+            rejected.append(Rejected(Path(_printable(str(entry.path))), words))
             continue
-        if entry.path.stat().st_size == 0:
+        if isinstance(hashed, OSError):
+            rejected.append(Rejected(entry.path, f"cannot be read: {hashed.strerror or hashed}"))
+            continue
+        if hashed.size_bytes == 0:
             rejected.append(Rejected(entry.path, "empty file (0 bytes)"))
             continue
-        new = Recording(recording=recording, path=entry.path.resolve(), **entry.fields)
+        new = Recording(path=entry.path.resolve(), **hashed._asdict(), **entry.fields)
         new = replace(new, xeno_canto_id=_xeno_canto_id(new))
-        first = merged.get(recording)
+        first = merged.get(new.recording)
         if first is None:
-            merged[recording] = new
+            merged[new.recording] = new
             continue
         twice.append(f"{new.filename} = {first.filename}")
         if first.fold != new.fold:
             contradictory.append(
                 f"{new.filename} (fold {new.fold or 'none'}) = {first.filename} (fold {first.fold or 'none'})"
             )
-        merged[recording] = united(first, new)
+        merged[new.recording] = united(first, new)
     problems = [
         *problems,
         *_sentence(twice, "same content under two names, taken as one recording with the labels of both"),
@@ -290,4 +297,13 @@ def _sentence(names: list[str], what: str) -> list[str]:
     if not names:
         return []
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{len(names)} {what}: {', '.join(names[:_SHOWN])}{more}."]
+    return [f"{len(names)} {what}: {', '.join(map(_printable, names[:_SHOWN]))}{more}."]
+
+
+def _is_text(name: str) -> bool:
+    """False for a file name of bytes that are no UTF-8."""
+    return _printable(name) == name
+
+
+def _printable(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embeddings.contract import Backbone, BlockSource
+from embeddings.drop import drop
 from embeddings.errors import AudioError, ContractError, InputError, StoreError
 from embeddings.intake import Completed, Event, Judged, Sealed, ShardTask, Took, complete_shards, embed_recordings
 from embeddings.pipeline import embed_all
@@ -44,6 +45,7 @@ class ExtractionSummary:
     quarantined: dict[str, str] = field(default_factory=dict)
     incomplete: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     @property
     def windows_per_s(self) -> float:
@@ -61,6 +63,7 @@ class ExtractionSummary:
         for name in ("engines", "flagged", "quarantined", "incomplete"):
             getattr(self, name).update(getattr(later, name))
         self.problems += later.problems
+        self.absent += later.absent
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,9 @@ def extract(
     began = time.monotonic()
     summary = ExtractionSummary(str(store.path), n_recordings=len(catalogue) + len(catalogue.rejected))
     summary.problems.extend(catalogue.problems)
+    summary.absent.extend(catalogue.absent)
+    if replaced := _replaced(store, catalogue):
+        drop(store, replaced)
     store.add_recordings(catalogue.recordings)
     _declare_blocks(store, backbones, link_backbones)
     if retry_quarantined:
@@ -199,7 +205,7 @@ class _Records:
                 self._on_progress(0, n_windows)
             case Judged(recording, refused=reason) if reason:
                 where = self._catalogue.recordings[self._catalogue.position(recording)]
-                self._store.quarantine.add(where.path, reason)
+                self._store.quarantine.add(where.path, reason, where.stamp)  # what changed since is tried again
                 self._summary.quarantined[where.filename] = reason
                 self._count(recording)
             case Judged(recording):
@@ -266,6 +272,12 @@ class _WorkerRuns:
             engines=summary.engines,
             on_engines=chosen,
         )
+
+
+def _replaced(store: Store, catalogue: Catalogue) -> list[Recording]:
+    """Recordings without a row whose file holds another one today: a half copied one would stay beside the whole."""
+    today, embedded = {r.path: r.recording for r in catalogue}, store.embedded
+    return [r for r in store.catalogue if r.recording not in embedded and today.get(r.path, r.recording) != r.recording]
 
 
 def _shards_to_complete(store: Store) -> list[ShardTask]:

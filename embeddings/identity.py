@@ -7,13 +7,38 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from embeddings.files import content_hash, write_atomically
+from embeddings.recordings import Recording
 
-__all__ = ["HashCache"]
+__all__ = ["HashCache", "Hashed", "is_as_hashed"]
 
 _SAVE_EVERY_S = 60.0
 _COLUMNS = ("path", "size_bytes", "mtime_ns", "recording")
+
+
+class Hashed(NamedTuple):
+    """A content hash, and what the file was like just before it was read for it."""
+
+    recording: str
+    size_bytes: int
+    mtime_ns: int
+
+
+def is_as_hashed(recording: Recording) -> bool:
+    """Whether the file still holds what it was hashed for; read again only when its size or time changed.
+
+    To be asked after a recording was decoded: a card or a network that is still copying changes files under our hands.
+    """
+    if recording.stamp is None:
+        return True  # nobody looked
+    try:
+        status = recording.path.stat()
+        is_same = (status.st_size, status.st_mtime_ns) == recording.stamp
+        return is_same or content_hash(recording.path) == recording.recording
+    except OSError:
+        return False
 
 
 class HashCache:
@@ -30,12 +55,12 @@ class HashCache:
 
     def hash_all(
         self, paths: Sequence[Path], *, threads: int = 4, on_done: Callable[[int], None] | None = None
-    ) -> dict[Path, str | OSError]:
+    ) -> dict[Path, Hashed | OSError]:
         """Hash every path; an unreadable one maps to its OSError.
 
         The cache is written every minute and at the end: hashing terabytes takes hours, and may be interrupted.
         """
-        results: dict[Path, str | OSError] = {}
+        results: dict[Path, Hashed | OSError] = {}
         n_saved, saved_at = len(self._known), time.monotonic()
         pool = ThreadPoolExecutor(threads)
         try:
@@ -59,7 +84,7 @@ class HashCache:
         """Let `hash_all`, in whatever thread, end after the files that are being read."""
         self._abandoned.set()
 
-    def _hash_one(self, path: Path) -> str | OSError:
+    def _hash_one(self, path: Path) -> Hashed | OSError:
         if self._abandoned.is_set():
             return OSError("not read: the hashing was interrupted")
         try:
@@ -68,7 +93,7 @@ class HashCache:
             known = self._known.get(key)
             if known is None:
                 known = self._known[key] = content_hash(path)
-            return known
+            return Hashed(known, status.st_size, status.st_mtime_ns)
         except OSError as error:
             return error
 

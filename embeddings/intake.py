@@ -14,6 +14,7 @@ import numpy as np
 
 from embeddings.contract import Backbone
 from embeddings.errors import StoreError
+from embeddings.identity import is_as_hashed
 from embeddings.layout import StoreLayout
 from embeddings.pipeline import embed_all
 from embeddings.recordings import Recording
@@ -114,6 +115,8 @@ def embed_recordings(
                 except StoreError as error:
                     refused = str(error)
             if part.is_last:
+                if not is_as_hashed(part.recording):
+                    refused = f"{part.recording.path} changed while it was read; run the same command again."
                 n_windows = 0 if refused else writer.finish(partial=bool(part.error))
                 if not n_windows:
                     writer.forget()
@@ -174,6 +177,11 @@ def _complete_shard(
         if part.is_last:
             is_same &= n_done - n_before == np.count_nonzero(rows.recording == part.recording.recording)
             n_before = n_done
+            if not is_as_hashed(part.recording):
+                raise StoreError(
+                    f"{part.recording.path} is not the recording that was stored, or changed while it was read. Put "
+                    "that one back and run the same command again, or take it out of the store with `embed drop`."
+                )
         if not is_same:
             raise StoreError(
                 f"{part.recording.path} does not give the windows today that it gave when it was stored"

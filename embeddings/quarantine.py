@@ -44,9 +44,12 @@ class Quarantine:
                     found[entry.path] = entry
         return list(found.values())
 
-    def add(self, path: Path, reason: str) -> QuarantinedFile:
-        """Write one file down at once, so that a kill does not lose it."""
-        size, mtime = _stamp(path)
+    def add(self, path: Path, reason: str, stamp: tuple[int, int] | None = None) -> QuarantinedFile:
+        """Write one file down at once, so that a kill does not lose it.
+
+        stamp : size in bytes and mtime_ns of what was bad; None takes those of today
+        """
+        size, mtime = _stamp(path) if stamp is None else stamp
         entry = QuarantinedFile(str(path), size, mtime, reason, datetime.now(UTC).isoformat(timespec="seconds"))
         self.keep(entry)
         return entry

@@ -43,6 +43,7 @@ class Recording:
     split          "train", "valid", "both" (a species with one recording only) or "" (not assigned)
     recorded_at    ISO 8601, with the offset from UTC where it is known;  `recorder` is make, model and serial number
     gain           as the recorder words it;  battery_v in volts, temperature_c in degrees Celsius
+    size_bytes, mtime_ns   of the file at `path` when its content was hashed; None where nobody looked
     """
 
     recording: str
@@ -69,6 +70,13 @@ class Recording:
     gain: str = ""
     battery_v: float | None = None
     temperature_c: float | None = None
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+
+    @property
+    def stamp(self) -> tuple[int, int] | None:
+        """Size and time of the file when it was hashed; None where nobody looked."""
+        return None if self.size_bytes is None or self.mtime_ns is None else (self.size_bytes, self.mtime_ns)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -90,11 +98,13 @@ class Catalogue:
 
     problems  sentences for the user: what the table or the folder got wrong, by name
     rejected  files that extraction puts into quarantine without decoding
+    absent    names in the table or list that have no file; `problems` has a sentence on them
     """
 
     recordings: tuple[Recording, ...]
     problems: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    absent: tuple[str, ...] = ()
     _by_hash: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -138,7 +148,7 @@ class Catalogue:
     def with_splits(self, assignments: Mapping[str, str]) -> Catalogue:
         """The same recordings with `split` taken from content hash -> split, "" where not named."""
         changed = (replace(r, split=assignments.get(r.recording, "")) for r in self.recordings)
-        return Catalogue(tuple(changed), self.problems, self.rejected)
+        return Catalogue(tuple(changed), self.problems, self.rejected, self.absent)
 
     def joined(self, newer: Iterable[Recording]) -> Catalogue:
         """This catalogue with `newer` recordings replacing those of the same content and following the rest.
@@ -152,7 +162,7 @@ class Catalogue:
                 paths = dict.fromkeys((*recording.other_paths, known.path, *known.other_paths))
                 recording = replace(recording, other_paths=tuple(p for p in paths if p != recording.path))
             merged[recording.recording] = recording
-        return Catalogue(tuple(merged.values()), self.problems, self.rejected)
+        return Catalogue(tuple(merged.values()), self.problems, self.rejected, self.absent)
 
 
 def with_recorder_notes(
@@ -218,6 +228,7 @@ def load_catalogue(path: Path) -> Catalogue:
 
 _NOTED = ("recorded_at", "recorder", "gain", "battery_v", "temperature_c")
 _NUMBERS = ("latitude", "longitude", "rating", "battery_v", "temperature_c")
+_WHOLE_NUMBERS = ("size_bytes", "mtime_ns")
 _LISTS = ("secondary_labels", "types", "other_paths")
 
 
@@ -226,6 +237,8 @@ def _arrow_type(name: str) -> Any:
 
     if name in _NUMBERS:
         return pa.float64()
+    if name in _WHOLE_NUMBERS:
+        return pa.int64()
     return pa.list_(pa.string()) if name in _LISTS else pa.string()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +58,8 @@ def stream_windows(
             problems.append(str(error))
         cutter.finish()
         yield from cutter.last_windows()
-    if cutter.n_damaged:
-        problems.append(
-            f"{cutter.n_damaged} of the {cutter.n_windows} windows of {path} hold samples that are not finite; "
-            "they are left out."
-        )
+    for words, n in cutter.damaged.items():
+        problems.append(f"{n} of the {cutter.n_windows} windows of {path} hold samples that are {words}; left out.")
     if not cutter.n_windows and not problems:
         where = "" if not start_s and end_s is None else f" from {start_s:g} s on"
         problems.append(f"{path} is audio, but holds no samples{where}.")
@@ -97,8 +95,8 @@ def read_audio(path: Path, rate_hz: int, *, start_s: float = 0.0, duration_s: fl
         if not n:
             raise failure or AudioError(f"{path} holds no audio at {start_s:g} s.")
         samples = np.concatenate(blocks)[: n if duration_s is None else int(wanted)]
-        if not _peak(samples) <= _LARGEST_SAMPLE:
-            raise AudioError(f"{path} holds samples that are not finite numbers.")
+        if words := _damage(_peak(samples)):
+            raise AudioError(f"{path} holds samples that are {words}.")
         if rate_hz == source.rate_hz:
             return samples
         return soxr.resample(samples, source.rate_hz, rate_hz, quality=_QUALITY)
@@ -135,7 +133,7 @@ class _Cutter:
                 )
         self._rates_hz = tuple(dict.fromkeys(rates_hz))
         self.n_windows = 0
-        self.n_damaged = 0
+        self.damaged: Counter[str] = Counter()  # windows that are left out, by what their samples are
 
     def feed(self, block: np.ndarray) -> None:
         self._source.append(block)
@@ -176,8 +174,8 @@ class _Cutter:
         self.n_windows += 1
         own = self._source.cut(span, self._plan)
         peak = _peak(own)
-        if not peak <= _LARGEST_SAMPLE:
-            self.n_damaged += 1
+        if words := _damage(peak):
+            self.damaged[words] += 1
             return
         mean_square = float(np.dot(own, own)) / len(own)
         yield AudioWindow(
@@ -248,6 +246,15 @@ class _Tail:
 def _peak(samples: np.ndarray) -> float:
     """Largest magnitude; not a number when any sample is not a number."""
     return max(float(samples.max()), -float(samples.min()))
+
+
+def _damage(peak: float) -> str:
+    """What samples of this peak are that are no sound; "" when they are."""
+    if not math.isfinite(peak):
+        return "not finite"
+    if peak > _LARGEST_SAMPLE:
+        return f"louder than any recording (beyond {_LARGEST_SAMPLE:g}; sound lies between -1 and 1)"
+    return ""
 
 
 def _require_rate(rate_hz: int) -> None:

@@ -17,6 +17,7 @@ from stage2_heads.rows import ANNOTATED, LabelledRows
 from stage2_heads.window_labels import POSITIVE, UNKNOWN, OverlapRule, WindowTruth, boxes_within, window_truth
 
 if TYPE_CHECKING:
+    from embeddings.shards import RowTable
     from embeddings.store import Store
 
 __all__ = ["AnnotatedWindows", "annotated_rows", "annotated_windows", "rows_to_fit"]
@@ -126,7 +127,7 @@ def annotated_windows(
     rows, code = np.asarray(rows)[kept], (np.cumsum(annotated) - 1)[code[kept]].astype(np.int32)
     places = places[annotated]
     window = store.rows.take(rows)
-    files = _within(store, [matched.by_place[int(place)] for place in places], code, window.end_s)
+    files = _within(store, [matched.by_place[int(place)] for place in places], code, window)
     return AnnotatedWindows(
         rows=rows,
         recording_of_row=code,
@@ -143,17 +144,19 @@ def annotated_windows(
     )
 
 
-def _within(store: Store, files: Sequence[AnnotatedFile], code: np.ndarray, end_s: np.ndarray) -> list[AnnotatedFile]:
+def _within(store: Store, files: Sequence[AnnotatedFile], code: np.ndarray, window: RowTable) -> list[AnnotatedFile]:
     """Boxes cut to their recordings; refuses those that lie beyond."""
     plan = store.plan
     # Where the last window ends the recording ends, unless its rest was dropped or fell between two windows.
     cut = plan.last == "shift" or (plan.last == "pad" and plan.hop_s <= plan.window_s)
     slack_s = _SLACK_S if cut else _SLACK_S + plan.hop_s
     last = np.zeros(len(files))
-    np.maximum.at(last, code, end_s)
+    np.maximum.at(last, code, window.end_s)
+    partial = np.zeros(len(files), bool)  # what of it could not be embedded may be its end, which nobody knows then
+    np.logical_or.at(partial, code, window.partial)
     kept, bad = [], list[str]()
-    for file, end in zip(files, last, strict=True):
-        within, beyond = boxes_within(file, float(end), slack_s, cut=cut)
+    for file, end, is_open in zip(files, last, partial, strict=True):
+        within, beyond = boxes_within(file, float(end), np.inf if is_open else slack_s, cut=cut and not is_open)
         kept.append(within)
         bad += beyond
     if bad:

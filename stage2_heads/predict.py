@@ -79,7 +79,7 @@ def detecting_of(
     classes = np.ones(n, bool)
     if species:
         classes = np.zeros(n, bool)
-        classes[[_column(head, name) for name in species]] = True
+        classes[[column for name in species for column in _columns(head, name)]] = True
         words += f", of {', '.join(species)}"
     return Detecting(classes, thresholds, top_k, words + (f", the best {top_k} of a window" if top_k else ""))
 
@@ -97,12 +97,13 @@ def predict(head: Head, reader: RowReader, rows: np.ndarray, detecting: Detectin
         yield WindowScores(some, scores, raw, detecting.found(scores))
 
 
-def _column(head: Head, name: str) -> int:
-    known: dict[str, int] = {}
+def _columns(head: Head, name: str) -> list[int]:
+    """Every class of that name: several may be called alike, such as the calls and the songs of one species."""
+    known: dict[str, list[int]] = {}
     for i, label in enumerate(head.labels_):
         for word in (label, *head.names_.get(label, ())):
             if word:
-                known.setdefault(word.casefold(), i)
+                known.setdefault(word.casefold(), []).append(i)
     if name.casefold() not in known:
         near = difflib.get_close_matches(name.casefold(), known, n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else f" It has {', '.join(head.labels_[:10])}, ..."

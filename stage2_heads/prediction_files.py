@@ -17,6 +17,7 @@ from uuid import uuid4
 import numpy as np
 
 from embeddings.errors import InputError
+from embeddings.file_names import file_name
 from embeddings.recordings import Recording
 from stage2_heads.stretches import Stretch
 
@@ -221,9 +222,10 @@ class _Raven(_TextWriter):
                         "0.0",
                         f"{self.about.high_hz:.1f}",
                     ),
-                    *(_line(row["file"]), f"{row['start_s']:.6f}", _line(Path(row["file"]).name), row["label"]),
-                    *(row["common_name"], row["scientific_name"], f"{row['score']:.6f}", f"{row['raw_score']:.6g}"),
-                    *(f"{row['threshold']:.6g}", self.about.words),
+                    *(_line(row["file"]), f"{row['start_s']:.6f}", _line(Path(row["file"]).name)),
+                    *(_line(row[name]) for name in ("label", "common_name", "scientific_name")),
+                    *(f"{row['score']:.6f}", f"{row['raw_score']:.6g}"),
+                    *(f"{row['threshold']:.6g}", _line(self.about.words)),
                 ]
             )
         self._duration_s = max(self._duration_s, float(stretch.end_s.max()))
@@ -254,11 +256,11 @@ class _Audacity(Writer):
         from embeddings.files import write_text
 
         for row in self._rows(stretch):
-            name = row["common_name"] or row["scientific_name"] or row["label"]
+            name = _line(row["common_name"] or row["scientific_name"] or row["label"])
             self._lines.append(f"{row['start_s']:.6f}\t{row['end_s']:.6f}\t{name} {row['score']:.3f}\n")
         if not stretch.is_last:
             return
-        text = "".join([f"0.000000\t0.000000\t# {self.about.words}\n", *self._lines])
+        text = "".join([f"0.000000\t0.000000\t# {_line(self.about.words)}\n", *self._lines])
         path = self._path_of(stretch.recording)
         write_text(path, text)
         self._lines.clear()
@@ -268,9 +270,10 @@ class _Audacity(Writer):
         name = Path(
             *[part for part in Path(recording.filename or recording.path.name).parts if part not in ("..", "/")]
         )
-        path = self.path / name.with_name(name.name + ".txt")
+        content = recording.recording
+        path = self.path / name.with_name(file_name(name.name, ".txt", content=content))
         if self._written.setdefault(path, recording.path) != recording.path:
-            path = path.with_name(f"{name.name}.{recording.recording[:8]}.txt")
+            path = path.with_name(file_name(name.name, f".{content[:8]}.txt", content=content))
         return path
 
 
@@ -288,7 +291,7 @@ FILES = {name: writer.name for name, writer in _WRITERS.items()}
 
 def _line(text: str) -> str:
     """Without what would end a cell or a line: tables between tabs have no way to quote."""
-    return " ".join(text.split("\t")).replace("\r", " ").replace("\n", " ")
+    return " ".join(" ".join(text.splitlines()).split("\t"))
 
 
 def began_at(recorded_at: str) -> datetime | None:

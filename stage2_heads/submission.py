@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from embeddings.contract import RowReader
 from embeddings.errors import InputError
 from embeddings.recordings import Recording
 from embeddings.shards import RowTable
+from embeddings.windows import WindowPlan
 from stage2_heads.base import Head
 
 __all__ = ["Sample", "read_sample", "require_answerable", "score_sample", "write_submission"]
@@ -27,7 +29,7 @@ class Sample:
     """What is asked for.
 
     row_ids  as they stand;  names : the recording of each, without its file ending;  end_s : (n,) where the row ends
-    labels   the columns after row_id, in order
+    labels   the other columns, in order;  place : of the column row_id among them
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Sample:
     names: tuple[str, ...]
     end_s: np.ndarray
     labels: tuple[str, ...]
+    place: int = 0
 
 
 def read_sample(path: Path) -> Sample:
@@ -49,8 +52,10 @@ def read_sample(path: Path) -> Sample:
         raise InputError(f"{path} has no column row_id (found {found}); name BirdCLEF's sample_submission.csv.")
     header, place = lines[0], lines[0].index("row_id")
     labels = tuple(name for i, name in enumerate(header) if i != place)
-    if len(set(labels)) != len(labels) or not labels or "" in labels:
-        raise InputError(f"{path}: {len(labels)} species columns; each must have a name, and be there once.")
+    if twice := _twice(header):
+        raise InputError(f"{path}: {len(twice)} columns occur twice ({_some(twice)}); each must be there once.")
+    if not labels or "" in labels:
+        raise InputError(f"{path}: {len(labels)} species columns; each must have a name.")
     names, ends, row_ids = [], [], []
     for number, line in enumerate(lines[1:], start=2):
         if not line:
@@ -65,11 +70,11 @@ def read_sample(path: Path) -> Sample:
         row_ids.append(line[place])
         names.append(parsed["name"])
         ends.append(float(parsed["end"]))
-    if len(set(row_ids)) != len(row_ids):
-        raise InputError(f"{path}: {len(row_ids) - len(set(row_ids))} row_ids occur twice.")
+    if twice := _twice(row_ids):
+        raise InputError(f"{path}: {len(twice)} row_ids occur twice ({_some(twice)}); each must be there once.")
     if not row_ids:
         raise InputError(f"{path} has no rows.")
-    return Sample(Path(path), tuple(row_ids), tuple(names), np.array(ends), labels)
+    return Sample(Path(path), tuple(row_ids), tuple(names), np.array(ends), labels, place)
 
 
 def require_answerable(sample: Sample, head: Head, fill: float | None) -> None:
@@ -92,13 +97,14 @@ def score_sample(
     times: RowTable,
     place_of_row: np.ndarray,
     recordings: Sequence[Recording],
+    plan: WindowPlan,
     *,
     fill: float | None = None,
 ) -> np.ndarray:
     """Scores (n_rows, n_columns) float64 in [0, 1), in the sample's order.
 
-    rows : windows that may be used, by recording and time;  times, place_of_row, recordings: of all the store's
-    fill : score of a species that the head does not know, and of a row whose recording has no windows; None refuses
+    rows : windows that may be used, by recording and time;  times, place_of_row, recordings, plan: of the store
+    fill : score of a species that the head does not know, and of a row that could not be embedded; None refuses
     A row takes the window that overlaps its five seconds most.
     Raises InputError that names columns, recordings or rows without an answer, and a name that two recordings have.
     """
@@ -125,6 +131,7 @@ def score_sample(
     scores = np.full((len(sample.row_ids), len(sample.labels)), 0.0 if fill is None else fill)
     known = [i for i, label in enumerate(sample.labels) if label in column_of]
     taken = [column_of[sample.labels[i]] for i in known]
+    known_columns = np.array(known, np.intp)
     by_name: dict[str, list[int]] = {}
     for i, name in enumerate(sample.names):
         by_name.setdefault(name, []).append(i)
@@ -133,14 +140,16 @@ def score_sample(
             continue
         ((_, windows),) = rows_of[name].items()
         own = np.array(windows)
-        chosen = own[_best_windows(sample, places, times.start_s[own], times.end_s[own])]
-        used, back = np.unique(chosen, return_inverse=True)
-        scores[np.ix_(places, known)] = head.scores(reader.read(used))[back][:, taken]
+        best = _best_windows(sample, places, times.take(own), plan, fill is not None)
+        answered = np.array(places, np.intp)[best >= 0]
+        used, back = np.unique(own[best[best >= 0]], return_inverse=True)
+        if len(used):
+            scores[np.ix_(answered, known_columns)] = head.scores(reader.read(used))[back][:, taken]
     return scores
 
 
 def write_submission(path: Path, sample: Sample, scores: np.ndarray) -> None:
-    """Write row_id and a column a species, every number as exact as it is: rounding could make a score 1."""
+    """Write the sample's columns, every number as exact as it is: rounding could make a score 1."""
     from embeddings.files import write_atomically
 
     if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores < 1).all()):
@@ -149,30 +158,49 @@ def write_submission(path: Path, sample: Sample, scores: np.ndarray) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle)
-            writer.writerow(["row_id", *sample.labels])
-            writer.writerows(
-                [row_id, *map(repr, row)] for row_id, row in zip(sample.row_ids, scores.tolist(), strict=True)
-            )
+            first, rest = slice(sample.place), slice(sample.place, None)
+            writer.writerow([*sample.labels[first], "row_id", *sample.labels[rest]])
+            for row_id, row in zip(sample.row_ids, scores.tolist(), strict=True):
+                words = list(map(repr, row))
+                writer.writerow([*words[first], row_id, *words[rest]])
 
     write_atomically(path, write)
 
 
-def _best_windows(sample: Sample, places: list[int], start_s: np.ndarray, end_s: np.ndarray) -> np.ndarray:
-    """For each row of a recording, the number of the window that overlaps it most."""
+def _best_windows(sample: Sample, places: list[int], windows: RowTable, plan: WindowPlan, filled: bool) -> np.ndarray:
+    """For each row of a recording, the number of the window that overlaps it most; -1 where it could not be embedded.
+
+    filled : whether such rows are scored without a window; else they are refused, as others without a window are
+    """
     row_s = 5.0
     ends = sample.end_s[places]
-    overlap = np.minimum(end_s[None], ends[:, None]) - np.maximum(start_s[None], ends[:, None] - row_s)
-    best = overlap.argmax(axis=1)
-    if (beyond := overlap.max(axis=1) <= 0).any():
-        first = int(np.flatnonzero(beyond)[0])
-        others = f" (and {int(beyond.sum()) - 1} more)" if beyond.sum() > 1 else ""
-        where = (
-            "lies beyond its recording, which ends at"
-            if ends[first] - row_s >= end_s.max()
-            else ("falls between two windows; use --hop-s 5 or less for a recording of")
-        )
-        raise InputError(f"{sample.path}: row {sample.row_ids[places[first]]}{others} {where} {end_s.max():.1f} s.")
-    return best
+    starts = ends - row_s
+    overlap = np.minimum(windows.end_s, ends[:, None]) - np.maximum(windows.start_s, starts[:, None])
+    without = overlap.max(axis=1) <= 0
+    # The last window that begins before the row ends, had every window been embedded.
+    begin_s = (np.ceil(ends / plan.hop_s) - 1) * plan.hop_s
+    end_s = float(windows.end_s.max())
+    after = starts >= end_s
+    beyond = without & after & (not windows.partial.any())  # of a partial recording nobody knows the end
+    between = without & ~after & (begin_s + plan.window_s <= starts)
+    for rows, why in (
+        (beyond, f"lies beyond its recording, which ends at {end_s:.1f} s."),
+        (between, f"falls between two windows, of which one begins every {plan.hop_s:g} s; use --hop-s 5 or less."),
+        (
+            without & (not filled),
+            "has no window: its recording could not be embedded there, because it stops decoding, or its samples are "
+            "not finite. Give --fill 0 to score such rows all alike.",
+        ),
+    ):
+        if rows.any():
+            first = sample.row_ids[places[int(np.flatnonzero(rows)[0])]]
+            others = f" (and {int(rows.sum()) - 1} more)" if rows.sum() > 1 else ""
+            raise InputError(f"{sample.path}: row {first}{others} {why}")
+    return np.where(without, -1, overlap.argmax(axis=1))
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for name, n in Counter(names).items() if n > 1]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -591,6 +591,25 @@ def test_a_pattern_chooses_recordings_with_labels_too(field, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())["recording"]["auroc"]["n"] == 4
 
 
+def test_boxes_beyond_the_last_window_are_right_where_the_end_could_not_be_embedded(head, tmp_path):
+    (tmp_path / "audio").mkdir()
+    samples = 0.02 * np.random.default_rng(1).normal(size=(2, 15 * RATE_HZ)).astype(np.float32)
+    samples[0, 13 * RATE_HZ] = np.nan
+    soundfile.write(tmp_path / "audio" / "torn.wav", samples[0], RATE_HZ, subtype="FLOAT")
+    soundfile.write(tmp_path / "audio" / "short.wav", samples[1, : 10 * RATE_HZ], RATE_HZ)
+    store, boxes = tmp_path / "store", tmp_path / "boxes.csv"
+    words = ("--backbone", "logmel_stats", "--workers", "1", "--out", store)
+    run(embed, "extract", tmp_path / "audio", *words)
+    label = next(iter(PITCH_HZ))
+    rows = [f"torn.wav,{start},{start + 1},{label}" for start in (2, 9.5, 11)]
+    boxes.write_text("\n".join(["filename,start_s,end_s,label", *rows]) + "\n")
+    assert scored(head, store, boxes, tmp_path)["n_windows"] == 2
+    boxes.write_text("\n".join(["filename,start_s,end_s,label", *rows, f"short.wav,11,12,{label}"]) + "\n")
+    with pytest.raises(InputError, match="1 boxes lie beyond") as refused:
+        scored(head, store, boxes, tmp_path)
+    assert "short.wav ends at 10 s" in str(refused.value)
+
+
 def test_boxes_of_real_soundscapes_train_a_head_for_other_recorders(shared_data, tmp_path):
     store, table = tmp_path / "store", shared_data / "soundscapes" / "annotations.csv"
     words = ("--backbone", "logmel_stats", "--hop-s", "1", "--out", store)

@@ -321,9 +321,23 @@ def test_windows_with_unusable_samples_are_left_out_and_counted(tmp_path: Path, 
     assert [w.span.start_s for w in windows] == [0.0, 10.0, 15.0]
     assert "1 of the 4 windows" in problem
     assert all(np.isfinite(w.waveforms[16_000]).all() for w in windows)
-    with pytest.raises(AudioError, match="not finite"):
+    with pytest.raises(AudioError, match="louder" if bad == 1e30 else "not finite"):
         read_audio(path, 16_000)
     assert len(read_audio(path, 16_000, start_s=8.0)) == 12 * 16_000
+
+
+def test_finite_samples_that_are_no_sound_are_called_too_loud_and_not_infinite(tmp_path: Path) -> None:
+    samples = song(15, 16_000)
+    samples[:16_000] *= 1e30
+    samples[12 * 16_000] = np.inf
+    path = written(tmp_path / "huge.wav", samples, 16_000, "FLOAT")
+    windows, problem = listen(path)
+    assert [w.span.start_s for w in windows] == [5.0]
+    loud = "samples that are louder than any recording (beyond 1e+09; sound lies between -1 and 1); left out."
+    assert f"1 of the 3 windows of {path} hold {loud}" in problem
+    assert f"1 of the 3 windows of {path} hold samples that are not finite; left out." in problem
+    with pytest.raises(AudioError, match="louder than any recording"):
+        read_audio(path, 16_000, duration_s=1.0)
 
 
 def test_a_recording_of_nothing_but_nan_gives_no_window(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -275,7 +276,7 @@ def test_hashing_ends_soon_when_it_is_abandoned_and_keeps_what_it_has_read(
     n_read = len(read)
     assert 0 < n_read < 50
     again = HashCache(tmp_path / "hashes.arrow").hash_all(paths)
-    assert all(isinstance(result, str) for result in again.values())
+    assert all(not isinstance(result, OSError) for result in again.values())
     assert len(read) == 50
 
 
@@ -297,3 +298,18 @@ def test_ctrl_c_while_hashing_ends_at_once_and_keeps_what_was_read(
         HashCache(tmp_path / "hashes.arrow").hash_all(paths, threads=1, on_done=interrupted)
     assert time.monotonic() - began < 2
     assert 0 < len(identity._load(tmp_path / "hashes.arrow")) < 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere refuse such names")
+def test_a_file_whose_name_is_no_text_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "good.wav").write_text("1")
+    Path(os.fsdecode(os.fsencode(tmp_path / "audio") + b"/bad\xff.wav")).write_text("2")
+    os.symlink("nowhere", os.fsencode(tmp_path / "audio") + b"/link\xff.wav")
+    catalogue = read_catalogue(tmp_path / "audio", cache=HashCache(tmp_path / "hashes.arrow"))
+    assert [r.filename for r in catalogue] == ["good.wav"]
+    (rejected,) = catalogue.rejected
+    assert rejected.path.name == "bad\\udcff.wav"
+    assert "not UTF-8" in rejected.reason
+    assert "rename it" in rejected.reason
+    assert "link\\udcff.wav" in catalogue.problems[0]

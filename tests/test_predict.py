@@ -13,8 +13,12 @@ import soundfile as sf
 from typer.testing import CliRunner
 
 from embeddings.errors import CisticolaError, InputError
+from embeddings.recordings import Recording
 from embeddings.store import Store
 from stage2_heads.heads import load_head
+from stage2_heads.predict import detecting_of
+from stage2_heads.prediction_files import Provenance, open_writers
+from stage2_heads.stretches import Stretch
 
 FORMATS = {"predictions.csv", "predictions.parquet", "predictions.jsonl", "predictions.selections.txt", "audacity"}
 
@@ -154,6 +158,30 @@ def test_audacity_tracks_lie_like_the_recordings_and_those_without_detections_ar
     assert (tmp_path / "out" / "audacity" / "B" / "short.wav.txt").read_text().startswith("0.000000\t0.000000\t# Cist")
 
 
+def test_the_same_command_goes_on_after_one_that_ended_among_the_label_tracks(
+    fitted, soundscapes, tmp_path, monkeypatch
+):
+    from embeddings import files
+
+    write, out = files.write_text, tmp_path / "out"
+    command = ["predict", fitted, soundscapes, "--out", out, "--format", "csv,audacity"]
+
+    def torn(path: Path, text: str) -> None:
+        if "short" in path.name:
+            raise OSError(28, "No space left on device")
+        write(path, text)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("embeddings.files.write_text", torn)
+        with pytest.raises(OSError, match="No space left"):
+            heads(*command)
+    assert len(list((out / "audacity").rglob("*.txt"))) == 2
+    assert json.loads((out / "predictions.json").read_text())["finished"] is False
+    heads(*command)
+    assert len(list((out / "audacity").rglob("*.txt"))) == 3
+    assert json.loads((out / "predictions.json").read_text())["finished"] is True
+
+
 def test_what_was_heard_is_not_heard_again_and_a_store_is_enough(predicted, fitted, soundscapes, tmp_path):
     command = ["predict", fitted, soundscapes, "--out", tmp_path / "out", "--threshold", "0.05"]
     assert "3 recordings embedded" in heads(*command, "--store", tmp_path / "s").output
@@ -186,6 +214,14 @@ def test_top_k_species_and_dry_run(fitted, soundscapes, predicted, tmp_path):
     done = heads("predict", fitted, soundscapes, "--out", tmp_path / "dry", "--dry-run")
     assert "Would embed 3 of 3 recordings" in done.output
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_name_that_several_classes_have_looks_for_all_of_them(fitted):
+    head = load_head(fitted)
+    a, b, c, d = head.labels_
+    head.names_ = {a: ("Avis una", "Warbler"), b: ("Avis altera", "warbler"), c: ("Avis tertia", ""), d: ("", "D")}
+    assert detecting_of(head, species=["Warbler"]).classes.tolist() == [True, True, False, False]
+    assert detecting_of(head, species=["avis altera", c]).classes.tolist() == [False, True, True, False]
 
 
 def test_tuned_thresholds_are_those_that_decide(fitted, synthetic_set, predicted, tmp_path):
@@ -259,7 +295,9 @@ def test_a_sample_that_cannot_be_answered_is_refused_and_says_why(fitted, sounds
     write(sample, [["id", *header[1:]], *rows])
     refused("no column row_id")
     write(sample, [header, rows[0], rows[0]])
-    refused("occur twice")
+    refused(f"1 row_ids occur twice .{rows[0][0]}")
+    write(sample, [[*header, header[1]], [*rows[0], "0"]])
+    refused(f"1 columns occur twice .{header[1]}")
     write(sample, [header, rows[0]])
     refused("must lie in 0", "--fill", "1")
     write(sample, [[*header, "martian"], ["nowhere_5", *rows[0][1:], "0"], ["short_5", *rows[0][1:], "0"]])
@@ -268,6 +306,44 @@ def test_a_sample_that_cannot_be_answered_is_refused_and_says_why(fitted, sounds
     assert {made[0][name] for name in header[1:]} == {"0.0"}
     assert made[1]["martian"] == "0.0"
     assert any(float(made[1][name]) > 0 for name in header[1:])
+
+
+def test_a_submission_keeps_the_samples_columns_wherever_row_id_stands(fitted, soundscapes, sample, tmp_path):
+    rows = list(csv.reader(sample.open()))
+    for name, place in (("first", 0), ("third", 2), ("last", 4)):
+        moved = [[*row[1 : place + 1], row[0], *row[place + 1 :]] for row in rows]
+        write(sample, moved)
+        out = ["--out", tmp_path / name, "--store", tmp_path / "store"]
+        heads("predict", fitted, soundscapes / "A", *out, "--sample-submission", sample)
+        assert next(csv.reader((tmp_path / name / "submission.csv").open())) == moved[0]
+    first, third, last = (rows_of(tmp_path / name / "submission.csv") for name in ("first", "third", "last"))
+    assert first == third == last
+
+
+def test_rows_that_could_not_be_embedded_are_told_truly_and_filled(fitted, soundscapes, sample, tmp_path):
+    samples, rate = sf.read(soundscapes / "A" / "20240501_043000.wav", dtype="float32")
+    samples = samples[: 20 * rate]
+    samples[6 * rate] = samples[18 * rate] = np.nan  # of the second and of the last window
+    (tmp_path / "audio").mkdir()
+    sf.write(tmp_path / "audio" / "a.wav", samples, rate, subtype="FLOAT")
+    header = next(csv.reader(sample.open()))
+    command = ["predict", fitted, tmp_path / "audio", "--out", tmp_path / "out", "--sample-submission", sample]
+
+    def refused(end_s: int, match: str, *more: object) -> None:
+        write(sample, [header, *([f"a_{end}", *"0000"] for end in (5, end_s))])
+        with pytest.raises(InputError, match=match):
+            heads(*command, *more)
+
+    refused(10, "row a_10 has no window: its recording could not be embedded there.*--fill 0")
+    refused(20, "row a_20 has no window: its recording could not be embedded there")
+    write(sample, [header, *([f"a_{end}", *"0000"] for end in (5, 10, 15, 20))])
+    heads(*command, "--fill", "0.125")
+    scores = [{row[name] for name in header[1:]} for row in rows_of(tmp_path / "out" / "submission.csv")]
+    assert [row == {"0.125"} for row in scores] == [False, True, False, True]
+    wide = [*command[:3], "--out", tmp_path / "wide", *command[5:], "--hop-s", 12]
+    write(sample, [header, ["a_12", *"0000"]])
+    with pytest.raises(InputError, match=r"a_12 falls between two windows.*every 12 s; use --hop-s 5 or less"):
+        heads(*wide, "--fill", "0.125")
 
 
 def test_one_bad_file_is_named_and_the_rest_is_written(fitted, soundscapes, tmp_path):
@@ -282,6 +358,21 @@ def test_one_bad_file_is_named_and_the_rest_is_written(fitted, soundscapes, tmp_
     assert len(summary["quarantined"]) == 2
     assert summary["n_recordings"] == 3
     assert not any("nothing" in row["file"] for row in rows_of(tmp_path / "out" / "predictions.csv"))
+
+
+@pytest.mark.parametrize("kind", ["table", "list"])
+def test_a_recording_that_is_asked_for_and_not_there_is_named_and_the_exit_code_says_so(
+    fitted, soundscapes, tmp_path, kind
+):
+    (tmp_path / "train_audio").mkdir()
+    shutil.copy(soundscapes / "B" / "short.wav", tmp_path / "train_audio" / "short.wav")
+    (tmp_path / "list.txt").write_text("train_audio/short.wav\nabsent.wav\n")
+    (tmp_path / "table.csv").write_text("filename,primary_label\nshort.wav,a\nabsent.wav,b\n")
+    source = tmp_path / {"table": "table.csv", "list": "list.txt"}[kind]
+    done = heads("predict", fitted, source, "--out", tmp_path / "out", "--json", tmp_path / "s.json", code=1)
+    assert "absent.wav" in done.output
+    summary = json.loads((tmp_path / "s.json").read_text())
+    assert (summary["absent"], summary["n_recordings"]) == (["absent.wav"], 1)
 
 
 @pytest.mark.parametrize(
@@ -383,6 +474,23 @@ def test_names_with_line_ends_and_markup_are_names_like_others(fitted, soundscap
     assert {Path(row["file"]).name for row in rows_of(out / "predictions.csv")} == {"a\nb.wav", "[bold]c\t.wav"}
     lines = (out / "predictions.selections.txt").read_text().splitlines()
     assert {line.count("\t") for line in lines} == {lines[0].count("\t")}
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r\n", "\t", "\u2028"])
+def test_labels_and_names_with_line_ends_or_tabs_are_one_cell_and_one_line(sign, tmp_path):
+    label, names = f"two{sign}lines", (f"Avis{sign}una", f"A{sign}bird")
+    about = Provenance(f"he{sign}ad", "blocks", "1", [label], {label: names}, np.array([0.5]), 8000.0)
+    ones = np.ones((1, 1))
+    recording = Recording("0" * 32, tmp_path / "a.wav", "a.wav")
+    stretch = Stretch(recording, np.array([0.0]), np.array([5.0]), ones, ones, ones > 0, is_last=True)
+    with open_writers(["raven", "audacity"], tmp_path, about) as writers:
+        for writer in writers:
+            writer.write(stretch)
+    header, row = (tmp_path / "predictions.selections.txt").read_text(encoding="utf-8").splitlines()
+    assert header.count("\t") == row.count("\t")
+    assert row.split("\t")[10:13] == ["two lines", "A bird", "Avis una"]
+    _, track = (tmp_path / "audacity" / "a.wav.txt").read_text(encoding="utf-8").splitlines()
+    assert track.split("\t")[2] == "A bird 1.000"
 
 
 def test_a_content_under_two_names_answers_to_both(fitted, soundscapes, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import tracemalloc
+import zlib
 from datetime import datetime
 from pathlib import Path
 
@@ -165,6 +167,33 @@ def test_what_no_prediction_drew_is_left_alone_and_a_number_below_zero_is_refuse
     )
     assert short.read_bytes() == b"mine"
     assert opened(silent).size == (4, 4)
+
+
+def png(width: int, height: int, chunk: bytes = b"") -> bytes:
+    """The beginning of a picture as large as one likes."""
+
+    def of(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = of(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + (of(b"zTXt", chunk) if chunk else b"") + of(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+def test_pictures_that_are_made_to_be_unreadable_are_left_alone_and_named(fitted, cards, drawn, tmp_path):
+    heads("predict", fitted, drawn / "store", "--out", tmp_path / "out")
+    foreign = {
+        "short": png(60_000, 60_000),
+        "silent": png(11_000, 11_000),
+        "bold-a-one": png(4, 4, b"k\0\0" + zlib.compress(b"a" * 100_000_000)),
+    }
+    (tmp_path / "out" / "pictures").mkdir()
+    paths = {name: tmp_path / "out" / "pictures" / picture_of(drawn, name).name for name in foreign}
+    for name, content in foreign.items():
+        paths[name].write_bytes(content)
+    said = heads("predict", fitted, drawn / "store", "--out", tmp_path / "out", "--pictures", 9, code=1)
+    assert said.count("no prediction drew it") == 3
+    assert {name: path.read_bytes() for name, path in paths.items()} == foreign
 
 
 def test_only_the_species_that_are_looked_for_have_strips(fitted, drawn, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from fakes import FakeBackbone, fake_catalogue, fake_decode
 
+from embeddings.catalogue_sources import read_catalogue
 from embeddings.contract import Fingerprint, require_same_blocks
 from embeddings.errors import ContractError, InputError, StoreError
 from embeddings.extract import extract
@@ -294,3 +297,62 @@ def test_blocks_are_matched_by_name_first_and_each_once():
     assert found({"a": one, "b": other}, {"a": other, "b": one}) == ["b", "a"]
     with pytest.raises(ContractError, match="weights: '1' != '2'"):
         found({"a": one}, {"a": other})
+
+
+def decode_while(path_name, change):
+    """A decoder during which `change(path)` happens to one file, after its first window was read."""
+
+    def decode(path, plan, rates):
+        for i, window in enumerate(fake_decode(path, plan, rates)):
+            if i == 0 and path.name == path_name:
+                change(path)
+            yield window
+
+    return decode
+
+
+def hashed_catalogue(folder, contents):
+    fake_catalogue(folder, contents)
+    return read_catalogue(folder, label_folders=False)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda path: path.write_text("15 0.25"), lambda path: path.unlink()], ids=["other sound", "gone"]
+)
+def test_a_recording_that_changes_while_it_is_read_leaves_no_row_and_is_embedded_by_the_next_run(tmp_path, change):
+    audio = tmp_path / "audio"
+    catalogue = hashed_catalogue(audio, ["10 0.5", "15 0.75", "10 0.125"])
+    backbone = FakeBackbone()
+    store = make_store(tmp_path / "store", [backbone])
+    summary = extract(catalogue, [backbone], store, decode_while("r001.wav", change))
+    assert "changed while it was read; run the same command again" in summary.quarantined["r001.wav"]
+    assert (summary.n_embedded, store.embedded) == (2, {r.recording for r in catalogue if r.filename != "r001.wav"})
+    (audio / "r001.wav").write_text("15 0.25")
+    catalogue = read_catalogue(audio)
+    again = extract(catalogue, [backbone], Store(store.path), fake_decode)
+    assert (again.n_embedded, again.quarantined) == (1, {})
+    assert Store(store.path).quarantine.files() == []
+    assert {r.recording for r in Store(store.path).catalogue} == {r.recording for r in catalogue}
+    whole = make_store(tmp_path / "whole", [backbone])
+    extract(catalogue, [backbone], whole, fake_decode)
+    assert sorted(contents(Store(store.path))) == sorted(contents(whole))
+
+
+def test_a_recording_that_is_only_touched_while_it_is_read_is_kept(tmp_path):
+    catalogue = hashed_catalogue(tmp_path / "audio", ["10 0.5", "15 0.75"])
+    backbone = FakeBackbone()
+    store = make_store(tmp_path / "store", [backbone])
+    summary = extract(catalogue, [backbone], store, decode_while("r001.wav", lambda path: os.utime(path, (1, 1))))
+    assert (summary.n_embedded, summary.quarantined) == (2, {})
+
+
+def test_a_new_block_is_not_made_of_another_sound_that_lies_where_the_recording_lay(tmp_path):
+    catalogue = hashed_catalogue(tmp_path / "audio", ["10 0.5", "15 0.75"])
+    first, second = FakeBackbone(), FakeBackbone("second", weights="b")
+    store = make_store(tmp_path / "store", [first])
+    extract(catalogue, [first], store, fake_decode)
+    (tmp_path / "audio/r001.wav").write_text("15 0.25")
+    summary = extract(catalogue, [first, second], Store(store.path), fake_decode)
+    (why,) = summary.incomplete.values()
+    assert "r001.wav is not the recording that was stored" in why
+    assert Store(store.path).missing_shards("second")
