@@ -15,6 +15,7 @@ __all__ = ["LAST_WINDOW_POLICIES", "AudioWindow", "Span", "WindowPlan", "WindowS
 
 LAST_WINDOW_POLICIES = ("shift", "pad", "drop")
 _TOLERANCE_S = 1e-6
+_SHORTEST_HOP_S = 0.01  # below this a slip, not a plan: an hour would be 360,000 windows and more
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class WindowPlan:
     def __post_init__(self) -> None:
         if not self.window_s > 0:
             raise InputError(f"window_s={self.window_s} must be a positive number of seconds.")
-        if not self.hop_s > 0:
-            raise InputError(f"hop_s={self.hop_s} must be a positive number of seconds.")
+        if not self.hop_s >= _SHORTEST_HOP_S:
+            raise InputError(f"hop_s={self.hop_s} must be {_SHORTEST_HOP_S} s or more: a window every so often.")
         if self.last not in LAST_WINDOW_POLICIES:
             raise InputError(f"last={self.last!r} is not a policy; choose {', '.join(LAST_WINDOW_POLICIES)}.")
 

@@ -81,6 +81,12 @@ def test_streamed_windows_equal_whole_file_decoding(tmp_path: Path, suffix: str,
             np.testing.assert_allclose(waveform, expected, rtol=0, atol=TOLERANCE[suffix])
 
 
+@pytest.mark.parametrize("hop_s", [0.0, -1.0, 1e-9, float("nan")])
+def test_a_hop_that_can_only_be_a_slip_is_refused(hop_s):
+    with pytest.raises(InputError, match=r"0\.01 s or more"):
+        WindowPlan(hop_s=hop_s)
+
+
 @pytest.mark.parametrize("last", ["shift", "pad", "drop"])
 @pytest.mark.parametrize("seconds", [0.2, 4.99, 5.0, 5.00001, 9.3, 10.0, 12.34567])
 @pytest.mark.parametrize("hop_s", [0.7, 5.0, 7.5])

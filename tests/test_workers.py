@@ -100,12 +100,14 @@ def test_workers_complete_a_block_and_leave_the_other_alone(tmp_path: Path, whol
     np.testing.assert_array_equal(store.reader(["fake"]).read(rows), store.reader(["second"]).read(rows))
 
 
-@pytest.mark.parametrize(("fate", "word"), [("crash", "SIGSEGV"), ("hang", "hung")])
-def test_a_file_that_kills_its_decoder_is_quarantined_and_costs_no_other(tmp_path: Path, fate: str, word: str) -> None:
+@pytest.mark.parametrize(("fate", "word", "stalled_s"), [("crash", "SIGSEGV", 60.0), ("hang", "hung", 1.5)])
+def test_a_file_that_kills_its_decoder_is_quarantined_and_costs_no_other(
+    tmp_path: Path, fate: str, word: str, stalled_s: float
+) -> None:
     texts = [*CONTENTS[:6], f"10 0.5 {fate}", *CONTENTS[6:12]]
     catalogue = fake_catalogue(tmp_path / "audio", texts)
     store = make_store(tmp_path / "store")
-    summary = extract(catalogue, [FakeBackbone()], store, workers=Workers(2, load_fakes, stalled_s=0.5))
+    summary = extract(catalogue, [FakeBackbone()], store, workers=Workers(2, load_fakes, stalled_s=stalled_s))
     assert list(summary.quarantined) == ["r006.wav"]
     assert word in summary.quarantined["r006.wav"]
     assert len(store.embedded) == len(texts) - 1
