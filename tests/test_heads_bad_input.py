@@ -81,7 +81,7 @@ def made(synthetic_set, tmp_path_factory) -> Path:
     from cli.embed import app
 
     path = tmp_path_factory.mktemp("stores") / "store"
-    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(path)]
+    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--workers", "1", "--out", str(path)]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     return path
 

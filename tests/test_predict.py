@@ -20,6 +20,8 @@ from stage2_heads.predict import detecting_of
 from stage2_heads.prediction_files import Provenance, open_writers
 from stage2_heads.stretches import Stretch
 
+LOGMEL = ("--backbone", "logmel_stats", "--workers", "1")
+QUICK = ("--head", "svm", "--set", "min_updates=300")
 FORMATS = {"predictions.csv", "predictions.parquet", "predictions.jsonl", "predictions.selections.txt", "audacity"}
 
 
@@ -42,10 +44,10 @@ def fitted(synthetic_set, tmp_path_factory) -> Path:
     from cli.embed import app
 
     folder = tmp_path_factory.mktemp("fitted")
-    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(folder / "store")]
+    words = ["extract", str(synthetic_set), *LOGMEL, "--out", str(folder / "store")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    heads("fit", folder / "store", "--head", "svm", "--split", "all", "--with-backbones", "--out", folder / "head")
-    heads("fit", folder / "store", "--head", "svm", "--split", "all", "--out", folder / "bare")
+    heads("fit", folder / "store", *QUICK, "--split", "all", "--with-backbones", "--out", folder / "head")
+    heads("fit", folder / "store", *QUICK, "--split", "all", "--out", folder / "bare")
     shutil.rmtree(folder / "store")
     return folder / "head"
 
@@ -227,9 +229,9 @@ def test_a_name_that_several_classes_have_looks_for_all_of_them(fitted):
 def test_tuned_thresholds_are_those_that_decide(fitted, synthetic_set, predicted, tmp_path):
     from cli.embed import app
 
-    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(tmp_path / "store")]
+    words = ["extract", str(synthetic_set), *LOGMEL, "--out", str(tmp_path / "store")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    heads("fit", tmp_path / "store", "--head", "svm", "--with-backbones", "--out", tmp_path / "head")
+    heads("fit", tmp_path / "store", *QUICK, "--with-backbones", "--out", tmp_path / "head")
     heads("tune", tmp_path / "head", tmp_path / "store", "--out", tmp_path / "tuned")
     head = load_head(tmp_path / "tuned")
     assert head.tuning_ is not None
@@ -411,9 +413,9 @@ def test_a_head_that_is_saved_anew_keeps_its_backbones(fitted, tmp_path):
 def test_a_trial_run_of_an_update_leaves_the_other_heads_backbones_alone(fitted, synthetic_set, tmp_path):
     from cli.embed import app
 
-    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(tmp_path / "store")]
+    words = ["extract", str(synthetic_set), *LOGMEL, "--out", str(tmp_path / "store")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    heads("fit", tmp_path / "store", "--head", "svm", "--with-backbones", "--out", tmp_path / "head")
+    heads("fit", tmp_path / "store", *QUICK, "--with-backbones", "--out", tmp_path / "head")
     shutil.copytree(fitted, tmp_path / "other")
     mark = tmp_path / "other" / "backbones" / "mark"
     mark.write_text("mine")
@@ -542,7 +544,7 @@ def test_two_blocks_of_one_backbone_are_each_found_under_their_own_name(syntheti
     from cli.embed import app
 
     two = ["--backbone", "a=logmel_stats", "--backbone", "b=logmel_stats"]
-    words = ["extract", str(synthetic_set), *two, "--out", str(tmp_path / "store")]
+    words = ["extract", str(synthetic_set), *two, "--workers", "1", "--out", str(tmp_path / "store")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     fit = ("--head", "prototypes", "--with-backbones", "--split", "train")
     heads("fit", tmp_path / "store", *fit, "--out", tmp_path / "head")

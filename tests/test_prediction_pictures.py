@@ -26,6 +26,8 @@ from stage2_heads.predict import Detecting
 from stage2_heads.stretches import Stretch
 
 RATE_HZ = 32_000
+LOGMEL = ("--backbone", "logmel_stats", "--workers", "1")
+QUICK = ("--head", "svm", "--set", "min_updates=300")
 
 
 def heads(*words: object, code: int = 0) -> str:
@@ -53,9 +55,9 @@ def fitted(synthetic_set, tmp_path_factory) -> Path:
     from cli.embed import app
 
     folder = tmp_path_factory.mktemp("fitted")
-    words = ["extract", str(synthetic_set), "--backbone", "logmel_stats", "--out", str(folder / "store")]
+    words = ["extract", str(synthetic_set), *LOGMEL, "--out", str(folder / "store")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    heads("fit", folder / "store", "--head", "svm", "--split", "all", "--with-backbones", "--out", folder / "head")
+    heads("fit", folder / "store", *QUICK, "--split", "all", "--with-backbones", "--out", folder / "head")
     return folder / "head"
 
 
