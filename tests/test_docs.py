@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.accuracy_page import accuracy_page
+from cli.pictures import SAME
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -105,6 +106,11 @@ def test_the_first_pages_picture_is_drawn_by_its_commands(tmp_path, monkeypatch)
     (drawn,) = (tmp_path / "predictions" / "pictures").iterdir()
     with Image.open(drawn) as mine, Image.open(DOCS / "what_sang_when.png") as shown:
         assert mine.size == shown.size
+        mine, shown = (np.asarray(picture.convert("RGB"), int) for picture in (mine, shown))
+    detected = [int(SAME[i : i + 2], 16) for i in (1, 3, 5)]
+    share, wanted = ((np.abs(picture - detected).max(axis=2) < 12).mean() for picture in (mine, shown))
+    assert share == pytest.approx(wanted, rel=0.1)  # as much is detected as the first page shows
+    assert wanted > 0.03
 
 
 @pytest.mark.slow
